@@ -1,0 +1,44 @@
+"""Group-relative advantages: an answer is judged against its siblings (R1 eq. 3, DSM §4.1.2)."""
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class AdvantageKind(Enum):
+    """Which baseline and which scale a group uses."""
+
+    group_std = "group_std"
+    group_mean = "group_mean"
+    leave_one_out = "leave_one_out"
+
+
+def group_advantages(rewards: Tensor, kind: AdvantageKind = AdvantageKind.group_std, eps: float = 1e-6) -> Tensor:
+    """Advantage of each answer within its group.
+
+    rewards: [question, group], any float type. Returns [question, group].
+
+    - group_std: (r - mean) / std of the group, R1 eq. 3; std is the population's (divide by G).
+    - group_mean: r - mean, without the std, which otherwise favours questions that are nearly solved or nearly lost.
+    - leave_one_out: r_i - mean of the others (RLOO), an unbiased baseline.
+
+    A group of equal rewards has zero advantage under each of them.
+
+    >>> group_advantages(torch.tensor([[1.0, 0.0, 0.0, 1.0]]))
+    tensor([[ 1.0000, -1.0000, -1.0000,  1.0000]])
+    """
+    mean = rewards.mean(dim=1, keepdim=True)
+    centred = rewards - mean
+    if kind is AdvantageKind.group_mean:
+        return centred
+    if kind is AdvantageKind.leave_one_out:
+        group_size = rewards.shape[1]
+        return centred * (group_size / (group_size - 1))
+    std = centred.pow(2).mean(dim=1, keepdim=True).sqrt()
+    return torch.where(std > eps, centred / std.clamp_min(eps), torch.zeros_like(centred))
+
+
+def zero_variance(rewards: Tensor, eps: float = 1e-6) -> Tensor:
+    """Groups that teach nothing: every answer scored the same. rewards [question, group] -> bool [question]."""
+    return (rewards.amax(dim=1) - rewards.amin(dim=1)) < eps

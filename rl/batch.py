@@ -1,0 +1,125 @@
+"""From scored groups to micro-batches: rows, masks, loss weights, and who trains what."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.types import Group
+from training.data.packing import balanced_micro_batches
+from training.step import MicroBatch
+
+
+class LossWeighting(Enum):
+    """How tokens are averaged."""
+
+    per_answer = "per_answer"
+    token_mean = "token_mean"
+
+
+@dataclass(slots=True)
+class Row:
+    """One answer as it is trained on."""
+
+    tokens: list[int]
+    "Prompt and response, [length]."
+    prompt_length: int
+    sampler_logprobs: list[float]
+    "Of the response tokens, [length - prompt_length]."
+    advantage: float
+
+    @property
+    def response_length(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+
+def rows_of(groups: list[Group], prompts: list[list[int]], *, drop_zero_variance: bool) -> list[Row]:
+    """Flatten groups to rows; groups whose answers all scored the same carry no gradient and may be left out.
+
+    prompts: the token ids of each group's question. Answers without a single token are left out.
+    """
+    rows = []
+    for group, prompt in zip(groups, prompts, strict=True):
+        if drop_zero_variance and all(c.advantage == 0.0 for c in group.completions):
+            continue
+        for c in group.completions:
+            if c.tokens:
+                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage))
+    return rows
+
+
+def row_weights(rows: list[Row], weighting: LossWeighting) -> list[float]:
+    """The weight of each response token of each row; over all tokens of all rows they sum to 1.
+
+    per_answer: 1 / (N |o_i|), the mean over answers of the mean over tokens (DSM eq. 3).
+    token_mean: 1 / sum |o_i|, every token counts the same (DAPO), so long answers weigh more.
+
+    Two answers of 1 and 3 tokens: per_answer gives [1/2, 1/6], token_mean gives [1/4, 1/4].
+    """
+    if weighting is LossWeighting.token_mean:
+        total = sum(row.response_length for row in rows)
+        return [1.0 / total for _ in rows]
+    return [1.0 / (len(rows) * row.response_length) for row in rows]
+
+
+def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
+    """Rows padded on the right: tokens, labels (tokens one to the left), weights on response labels only.
+
+    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`.
+    """
+    width = max(2, max(len(row.tokens) for row in rows)) - 1
+    tokens = np.full((len(rows), width), pad_id, dtype=np.int64)
+    labels = np.full((len(rows), width), pad_id, dtype=np.int64)
+    loss_weights, advantages, sampler = (np.zeros((len(rows), width), dtype=np.float32) for _ in range(3))
+    for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
+        n = len(row.tokens) - 1
+        response = slice(row.prompt_length - 1, n)
+        tokens[i, :n], labels[i, :n] = row.tokens[:-1], row.tokens[1:]
+        loss_weights[i, response], advantages[i, response] = weight, row.advantage
+        sampler[i, response] = row.sampler_logprobs
+    extras: dict[str, Tensor] = {
+        "advantages": torch.from_numpy(advantages),
+        "sampler_logprobs": torch.from_numpy(sampler),
+    }
+    return MicroBatch(
+        tokens=torch.from_numpy(tokens),
+        labels=torch.from_numpy(labels),
+        loss_weights=torch.from_numpy(loss_weights),
+        extras=extras,
+    )
+
+
+def minibatches(
+    rows: list[Row],
+    count: int,
+    *,
+    weighting: LossWeighting,
+    rng: np.random.Generator,
+    rank: int,
+    world: int,
+    max_tokens: int,
+    pad_id: int,
+) -> list[list[MicroBatch]]:
+    """Split rows at random into `count` minibatches (one optimiser update each) and give this rank its share of each.
+
+    Every rank calls it with the same rows and the same rng; the shares are balanced by tokens, every rank gets the
+    same number of micro-batches, and a rank without rows gets one row of weight 0, so that collectives match.
+    """
+    order = rng.permutation(len(rows))
+    out = []
+    for part in np.array_split(order, count):
+        chosen = [rows[i] for i in part]
+        if not chosen:
+            continue
+        weights = row_weights(chosen, weighting)
+        shares = balanced_micro_batches([len(row.tokens) for row in chosen], world, max_tokens)
+        micro_batches = []
+        for indices in shares[rank]:
+            if indices:
+                micro_batches.append(collate([chosen[i] for i in indices], [weights[i] for i in indices], pad_id))
+            else:
+                micro_batches.append(collate([Row([pad_id, pad_id], 1, [0.0], 0.0)], [0.0], pad_id))
+        out.append(micro_batches)
+    return out

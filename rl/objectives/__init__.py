@@ -1,0 +1,1 @@
+"""Policy objectives: pure functions of a micro-batch and the policy's logprobs, one file each."""

@@ -1,0 +1,1 @@
+"""Rollout engines: questions in, answers with the sampler's logprobs out."""

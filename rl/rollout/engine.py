@@ -1,0 +1,20 @@
+"""The engine protocol: whatever writes answers. Local sampling today, vLLM's server behind the same two verbs."""
+
+from typing import Protocol
+
+from rl.types import Completion, Question
+
+
+class RolloutEngine(Protocol):
+    """Writes answers with the weights it was last given."""
+
+    version: int
+    "The optimiser step of the weights in use: kept with every sample, so that staleness can be seen."
+
+    def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
+        """[question][group] answers. Every rank gets all of them; who wrote which is the engine's business."""
+        ...
+
+    def load_weights(self, model: object, version: int) -> None:
+        """Take over the trainer's weights as of optimiser step `version`."""
+        ...

@@ -1,0 +1,66 @@
+"""Rollouts in process, on the very weights that train: sampler and trainer can differ by rounding only."""
+
+import hashlib
+
+from modeling.config import ModelConfig
+from modeling.generate import Generator, SamplingConfig
+from modeling.tokenizer import Tokenizer
+from rl.types import Completion, Question
+from training import parallel
+
+
+def answer_seed(seed: int, step: int, question_id: str, index: int) -> int:
+    """The sampling seed of one answer: a function of what is asked, not of rank, batch or order."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{question_id}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+class LocalEngine:
+    """RolloutEngine over modeling.generate; each rank writes its share of every group, then all are shared."""
+
+    def __init__(
+        self,
+        model,
+        model_cfg: ModelConfig,
+        tokenizer: Tokenizer,
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        max_rows: int = 256,
+    ) -> None:
+        self.tokenizer, self.sampling, self.seed, self.max_rows = tokenizer, sampling, seed, max_rows
+        self.generator = Generator(model, model_cfg)
+        self.stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
+        self.version = 0
+
+    def load_weights(self, model, version: int) -> None:
+        """The weights are the trainer's own; only what was derived from them (absorbed matrices) is made anew."""
+        self.generator.refresh()
+        self.version = version
+
+    def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
+        """[question][group] answers, the same list on every rank (gathered)."""
+        prompts = [self.tokenizer.encode(q.prompt) for q in questions]
+        places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
+        mine = places[parallel.data_rank() :: parallel.data_size()]
+        sampled = self.generator.generate(
+            [prompts[q] for q, _ in mine],
+            self.sampling,
+            seeds=[answer_seed(self.seed, step, questions[q].id, g) for q, g in mine],
+            stop_ids=self.stop_ids,
+            max_rows=self.max_rows,
+        )
+        answers = {}
+        for share in parallel.gather_objects(list(zip(mine, sampled, strict=True))):
+            answers.update(share)
+        return [[self._completion(answers[q, g]) for g in range(group_size)] for q in range(len(questions))]
+
+    def _completion(self, sampled) -> Completion:
+        return Completion(
+            tokens=sampled.tokens,
+            text=self.tokenizer.decode(sampled.tokens),
+            sampler_logprobs=sampled.logprobs,
+            entropies=sampled.entropies,
+            stopped=sampled.stopped,
+            version=self.version,
+        )
