@@ -1,0 +1,407 @@
+"""ModelConfig: the shape of a DeepSeek-V3 style network, under Hugging Face's field names, and what follows from it
+without building anything: parameters, activated parameters, FLOPs, cache size.
+
+Presets are the published shapes: `671b` (DeepSeek-V3), `16b` (Moonlight), `v2_lite` (DeepSeek-V2-Lite), and two that
+fit CPU cores: `tiny`, `small`.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from infra.errors import ConfigError
+
+
+class ScoringFunc(Enum):
+    """How router logits become affinities (V3 eq. 15 uses the sigmoid, V2 the softmax)."""
+
+    sigmoid = "sigmoid"
+    softmax = "softmax"
+
+
+class Experts(Enum):
+    """Which module computes the routed experts."""
+
+    auto = "auto"
+    sequential = "sequential"
+    batched = "batched"
+    grouped = "grouped"
+
+
+class Modules(Enum):
+    """Which building blocks Megatron-core puts together: its local ones or Transformer Engine's."""
+
+    auto = "auto"
+    local = "local"
+    te = "te"
+
+
+class DType(Enum):
+    """The type of parameters and activations. The router's bias and its counts stay FP32 in either."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""
+
+    vocab_size: int = 1536
+    """Rows of the embedding and of the head; at least the tokenizer's size."""
+    hidden_size: int = 128
+    """Width of the residual stream."""
+    num_hidden_layers: int = 3
+    """Decoder layers, the MTP modules not counted."""
+    num_attention_heads: int = 4
+    """Heads of the multi-head latent attention."""
+    q_lora_rank: int | None = 128
+    """Rank of the compressed query; null projects the query directly (V2-Lite, Moonlight)."""
+    kv_lora_rank: int = 64
+    """Rank of the compressed key and value, the latent that is cached when decoding."""
+    qk_nope_head_dim: int = 32
+    """Query and key dimensions per head without position."""
+    qk_rope_head_dim: int = 16
+    """Query dimensions per head, and shared key dimensions, that are rotated by position."""
+    v_head_dim: int = 32
+    """Value dimensions per head."""
+    intermediate_size: int = 256
+    """Inner width of the dense layers' SwiGLU."""
+    first_k_dense_replace: int = 1
+    """The first k layers are dense, the others mixtures of experts."""
+    n_routed_experts: int = 8
+    """Routed experts per MoE layer."""
+    n_shared_experts: int = 1
+    """Shared experts per MoE layer, built as one of n times the width."""
+    num_experts_per_tok: int = 2
+    """Routed experts that a token visits."""
+    moe_intermediate_size: int = 64
+    """Inner width of one expert's SwiGLU."""
+    n_group: int = 1
+    """Groups of experts for group-limited routing; 1 is no grouping."""
+    topk_group: int = 1
+    """Groups that a token may choose from."""
+    routed_scaling_factor: float = 1.0
+    """Factor on the routed experts' sum."""
+    scoring_func: ScoringFunc = ScoringFunc.sigmoid
+    """Affinity of token and expert; sigmoid brings the bias of auxiliary-loss-free balancing (V3 section 2.1.2)."""
+    aux_loss_alpha: float = 1e-4
+    """Weight of the sequence-wise balance loss (V3 eq. 17)."""
+    num_nextn_predict_layers: int = 1
+    """Multi-token prediction depth (V3 section 2.2); 0 builds none."""
+    max_position_embeddings: int = 384
+    """Longest row in tokens."""
+    rope_theta: float = 10000.0
+    """Base of the rotary embedding."""
+    rope_factor: float = 1.0
+    """YaRN's scaling factor; 1 is the plain rotary embedding."""
+    rope_original_max_position_embeddings: int = 4096
+    """Context length that was trained before YaRN extended it."""
+    rope_beta_fast: float = 32.0
+    """YaRN: rotations above which a dimension is not interpolated."""
+    rope_beta_slow: float = 1.0
+    """YaRN: rotations below which a dimension is fully interpolated."""
+    rope_mscale: float = 1.0
+    """YaRN: temperature coefficient of the rotary tables."""
+    rope_mscale_all_dim: float = 1.0
+    """YaRN: temperature coefficient of the softmax scale."""
+    rms_norm_eps: float = 1e-6
+    """Added to the mean square in every RMSNorm."""
+    initializer_range: float = 0.02
+    """Standard deviation of the initial weights."""
+    dtype: DType = DType.fp32
+    """Type of parameters and activations."""
+    experts: Experts = Experts.auto
+    """Routed experts' module: grouped needs Transformer Engine, batched is for CPU; auto takes the fastest at hand."""
+    modules: Modules = Modules.auto
+    """Building blocks; auto takes Transformer Engine where CUDA and the package are there."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @classmethod
+    def preset(cls, name: str) -> "ModelConfig":
+        """A published or CPU-sized shape by name. Raises ConfigError for unknown names."""
+        if name not in PRESETS:
+            raise ConfigError("model", name, "is no preset", f"choose one of {', '.join(PRESETS)}")
+        return cls(**PRESETS[name])
+
+    def for_vocab(self, num_tokens: int) -> "ModelConfig":
+        """The same shape for a tokenizer of num_tokens tokens, rounded up to a multiple of 64."""
+        return dataclasses.replace(self, vocab_size=math.ceil(num_tokens / 64) * 64)
+
+    @property
+    def num_moe_layers(self) -> int:
+        """Decoder layers with experts."""
+        return self.num_hidden_layers - self.first_k_dense_replace
+
+    @property
+    def has_expert_bias(self) -> bool:
+        """Whether the router carries the bias of auxiliary-loss-free balancing."""
+        return self.scoring_func is ScoringFunc.sigmoid
+
+    def num_params(self, mtp: bool = False) -> int:
+        """Parameters, the router's bias included. mtp adds the MTP modules without their shared embedding and head.
+
+        Example: ModelConfig.preset("671b").num_params() == 671_026_419_200.
+        """
+        layers = self.num_hidden_layers * (self._attention_params() + 2 * self.hidden_size)
+        layers += self.first_k_dense_replace * self._dense_params()
+        layers += self.num_moe_layers * self._moe_params(self.n_routed_experts)
+        total = layers + 2 * self.vocab_size * self.hidden_size + self.hidden_size
+        return total + (self._mtp_params(self.n_routed_experts) if mtp else 0)
+
+    def active_params(self, mtp: bool = False) -> int:
+        """Parameters one token passes through, embedding and head included (37.55e9 for 671b)."""
+        idle = self.n_routed_experts - self.num_experts_per_tok
+        layers = self.num_moe_layers + (self.num_nextn_predict_layers if mtp else 0)
+        return self.num_params(mtp) - layers * idle * self._expert_params()
+
+    def flops_per_token(self, seq_len: int, mtp: bool = False) -> float:
+        """Forward and backward FLOPs a token in causal rows of seq_len tokens (250.5e9 for 671b at 4096).
+
+        3 * (2 * activated matrix parameters + attention); half of the attention square is computed.
+        """
+        depth = self.num_nextn_predict_layers if mtp else 0
+        heads = self.qk_nope_head_dim + self.qk_rope_head_dim + self.v_head_dim
+        attention = (self.num_hidden_layers + depth) * self.num_attention_heads * seq_len * heads
+        # The embedding is a look-up; each MTP depth runs the head once more.
+        matmul = self.active_params(mtp) + (depth - 1) * self.vocab_size * self.hidden_size
+        return 3.0 * (2.0 * matmul + attention)
+
+    def kv_elements_per_token(self) -> int:
+        """Numbers cached per token when decoding with the latent cache (35,136 for 671b)."""
+        return self.num_hidden_layers * (self.kv_lora_rank + self.qk_rope_head_dim)
+
+    def to_hf_dict(self) -> dict[str, Any]:
+        """config.json of Hugging Face's DeepseekV3 (sigmoid) or DeepseekV2 (softmax) model."""
+        v3 = self.scoring_func is ScoringFunc.sigmoid
+        hf: dict[str, Any] = {name: getattr(self, name) for name in _SHARED_NAMES}
+        hf |= {
+            "architectures": ["DeepseekV3ForCausalLM" if v3 else "DeepseekV2ForCausalLM"],
+            "model_type": "deepseek_v3" if v3 else "deepseek_v2",
+            "num_key_value_heads": self.num_attention_heads,
+            "scoring_func": self.scoring_func.value,
+            "topk_method": "noaux_tc" if v3 else "greedy",
+            "norm_topk_prob": v3,
+            "moe_layer_freq": 1,
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "attention_dropout": 0.0,
+            "tie_word_embeddings": False,
+            "torch_dtype": "bfloat16" if self.dtype is DType.bf16 else "float32",
+        }
+        if self.rope_factor != 1.0:
+            hf["rope_scaling"] = {
+                "type": "yarn",
+                "factor": self.rope_factor,
+                "original_max_position_embeddings": self.rope_original_max_position_embeddings,
+                "beta_fast": self.rope_beta_fast,
+                "beta_slow": self.rope_beta_slow,
+                "mscale": self.rope_mscale,
+                "mscale_all_dim": self.rope_mscale_all_dim,
+            }
+        return hf
+
+    @classmethod
+    def from_hf_dict(cls, hf: dict[str, Any]) -> "ModelConfig":
+        """The config behind a config.json of model_type deepseek_v3 or deepseek_v2; other fields keep their default.
+
+        Raises ConfigError for other model types and for fields without which the shape is unknown.
+        """
+        kind = hf.get("model_type")
+        if kind not in ("deepseek_v3", "deepseek_v2"):
+            raise ConfigError("model_type", kind, "is no DeepSeek model", "give a folder of model_type deepseek_v3")
+        missing = [name for name in ("vocab_size", "hidden_size", "num_hidden_layers") if name not in hf]
+        if missing:
+            raise ConfigError("config.json", ", ".join(missing), "missing", "give a complete config.json")
+        fields: dict[str, Any] = {name: hf[name] for name in _SHARED_NAMES if hf.get(name) is not None}
+        fields["q_lora_rank"] = hf.get("q_lora_rank")
+        fields["num_nextn_predict_layers"] = hf.get("num_nextn_predict_layers", 0)
+        fields["scoring_func"] = ScoringFunc(hf.get("scoring_func", "sigmoid" if kind == "deepseek_v3" else "softmax"))
+        fields["dtype"] = DType.bf16 if "bfloat16" in str(hf.get("torch_dtype", hf.get("dtype"))) else DType.fp32
+        # Transformers 5 writes rope_parameters (theta inside), the released files rope_scaling.
+        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
+        if "rope_theta" in rope:
+            fields["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", rope.get("type")) == "yarn":
+            for name in ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"):
+                if name in rope:
+                    fields[f"rope_{name}"] = rope[name]
+            fields["rope_mscale"] = rope.get("mscale", 1.0)
+            fields["rope_mscale_all_dim"] = rope.get("mscale_all_dim", 0.0)
+        return cls(**fields)
+
+    def _attention_params(self) -> int:
+        """One layer's MLA, its two latent norms included."""
+        h, n = self.hidden_size, self.num_attention_heads
+        qk = self.qk_nope_head_dim + self.qk_rope_head_dim
+        query = h * n * qk if self.q_lora_rank is None else self.q_lora_rank * (h + 1 + n * qk)
+        latent = h * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank
+        expand = self.kv_lora_rank * n * (self.qk_nope_head_dim + self.v_head_dim)
+        return query + latent + expand + n * self.v_head_dim * h
+
+    def _dense_params(self) -> int:
+        return 3 * self.hidden_size * self.intermediate_size
+
+    def _expert_params(self) -> int:
+        return 3 * self.hidden_size * self.moe_intermediate_size
+
+    def _moe_params(self, experts: int) -> int:
+        router = self.n_routed_experts * (self.hidden_size + self.has_expert_bias)
+        return (experts + self.n_shared_experts) * self._expert_params() + router
+
+    def _mtp_params(self, experts: int) -> int:
+        """One decoder layer, a projection from 2h to h, and three norms, per depth (V3 eq. 21)."""
+        h = self.hidden_size
+        layer = self._attention_params() + self._moe_params(experts) + 2 * h
+        return self.num_nextn_predict_layers * (layer + 2 * h * h + 3 * h)
+
+
+# Fields that carry the same name and meaning in config.json.
+_SHARED_NAMES = (
+    "vocab_size hidden_size num_hidden_layers num_attention_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
+    "qk_rope_head_dim v_head_dim intermediate_size first_k_dense_replace n_routed_experts n_shared_experts "
+    "num_experts_per_tok moe_intermediate_size n_group topk_group routed_scaling_factor aux_loss_alpha "
+    "num_nextn_predict_layers max_position_embeddings rope_theta rms_norm_eps initializer_range"
+).split()
+
+
+def _check(cfg: ModelConfig) -> None:
+    """Raise ConfigError at the first field that cannot work."""
+
+    def reject(key: str, problem: str, remedy: str) -> None:
+        raise ConfigError(f"model.{key}", getattr(cfg, key), problem, remedy)
+
+    for key in (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_nope_head_dim v_head_dim "
+        "intermediate_size n_routed_experts num_experts_per_tok moe_intermediate_size n_group topk_group "
+        "max_position_embeddings rope_theta rms_norm_eps initializer_range rope_factor routed_scaling_factor"
+    ).split():
+        if getattr(cfg, key) <= 0:
+            reject(key, "has to be positive", f"set model.{key} above 0")
+    for key in ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "aux_loss_alpha"):
+        if getattr(cfg, key) < 0:
+            reject(key, "cannot be negative", f"set model.{key}=0 or more")
+    if cfg.q_lora_rank is not None and cfg.q_lora_rank <= 0:
+        reject("q_lora_rank", "has to be positive", "set model.q_lora_rank=null for a query without compression")
+    if cfg.qk_rope_head_dim <= 0 or cfg.qk_rope_head_dim % 2:
+        reject("qk_rope_head_dim", "rotation works on pairs", "set an even number above 0")
+    if cfg.first_k_dense_replace >= cfg.num_hidden_layers:
+        reject(
+            "first_k_dense_replace",
+            f"leaves no expert layer of {cfg.num_hidden_layers}",
+            f"set model.first_k_dense_replace below {cfg.num_hidden_layers}",
+        )
+    if cfg.num_experts_per_tok > cfg.n_routed_experts:
+        reject(
+            "num_experts_per_tok",
+            f"there are {cfg.n_routed_experts} experts",
+            f"set model.num_experts_per_tok to {cfg.n_routed_experts} or less",
+        )
+    if cfg.num_experts_per_tok < 2 and cfg.scoring_func is ScoringFunc.sigmoid:
+        # A single gate, normalised over itself, is the constant 1: the router would get no gradient.
+        reject("num_experts_per_tok", "sigmoid gates are normalised over at least two", "set 2 or more")
+    if cfg.n_group > 1:
+        _check_groups(cfg, reject)
+    elif cfg.topk_group != 1:
+        reject("topk_group", "there is one group", "set model.topk_group=1, or model.n_group above 1")
+
+
+def _check_groups(cfg: ModelConfig, reject: Any) -> None:
+    """Group-limited routing (V3 section 2.1.2)."""
+    if cfg.scoring_func is not ScoringFunc.sigmoid:
+        reject("n_group", "grouping is defined for sigmoid scores", "set model.n_group=1")
+    if cfg.n_routed_experts % cfg.n_group or cfg.n_routed_experts // cfg.n_group < 2:
+        reject("n_group", f"has to cut {cfg.n_routed_experts} experts into equal groups of 2 or more", "set a divisor")
+    if cfg.topk_group > cfg.n_group:
+        reject("topk_group", f"there are {cfg.n_group} groups", f"set model.topk_group to {cfg.n_group} or less")
+    if cfg.num_experts_per_tok != 2 * cfg.topk_group:
+        # Megatron scores a group by its top (k / topk_group) experts, DeepSeek-V3 by its top 2: they agree here only.
+        reject(
+            "topk_group",
+            f"a group is scored by its top 2, so num_experts_per_tok={cfg.num_experts_per_tok} has to be twice this",
+            f"set model.num_experts_per_tok={2 * cfg.topk_group}",
+        )
+
+
+_V2_SHAPE = dict(
+    hidden_size=2048,
+    num_hidden_layers=27,
+    num_attention_heads=16,
+    q_lora_rank=None,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+    first_k_dense_replace=1,
+    n_routed_experts=64,
+    n_shared_experts=2,
+    num_experts_per_tok=6,
+    moe_intermediate_size=1408,
+    num_nextn_predict_layers=0,
+    dtype=DType.bf16,
+)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "small": dict(
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        q_lora_rank=192,
+        kv_lora_rank=96,
+        intermediate_size=704,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        moe_intermediate_size=96,
+        n_group=4,
+        topk_group=2,
+        max_position_embeddings=1024,
+        routed_scaling_factor=2.5,
+    ),
+    "16b": _V2_SHAPE
+    | dict(
+        vocab_size=163840,
+        intermediate_size=11264,
+        routed_scaling_factor=2.446,
+        max_position_embeddings=8192,
+        rope_theta=50000.0,
+        rms_norm_eps=1e-5,
+    ),
+    "v2_lite": _V2_SHAPE
+    | dict(
+        vocab_size=102400,
+        intermediate_size=10944,
+        scoring_func=ScoringFunc.softmax,
+        aux_loss_alpha=1e-3,
+        max_position_embeddings=163840,
+        rope_factor=40.0,
+        rope_mscale=0.707,
+        rope_mscale_all_dim=0.707,
+    ),
+    "671b": dict(
+        vocab_size=129280,
+        hidden_size=7168,
+        num_hidden_layers=61,
+        num_attention_heads=128,
+        q_lora_rank=1536,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        intermediate_size=18432,
+        first_k_dense_replace=3,
+        n_routed_experts=256,
+        num_experts_per_tok=8,
+        moe_intermediate_size=2048,
+        n_group=8,
+        topk_group=4,
+        routed_scaling_factor=2.5,
+        max_position_embeddings=4096,
+        initializer_range=0.006,
+        dtype=DType.bf16,
+    ),
+}

@@ -1,0 +1,163 @@
+"""The CPU device layer: lets Megatron-core, which speaks CUDA, run on CPU. install() does nothing where CUDA is there.
+
+Megatron's modules see a stand-in named `torch` in their own globals: real torch, but with `torch.cuda` answering for the
+CPU and factories taking device="cuda" as the CPU. torch itself stays as it is, so that other libraries in the process
+(transformers for one) keep their own view of the device. Four things a stand-in cannot reach are replaced by name.
+"""
+
+import contextlib
+import importlib.machinery
+import logging
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+_FACTORIES = "tensor empty zeros ones full arange rand randn randint empty_like zeros_like ones_like full_like".split()
+_stand_in: types.ModuleType | None = None
+
+
+class _Stream:
+    """A CUDA stream or event. CPU work is ordered already, so every operation on it does nothing."""
+
+    device = CPU
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def wait(self, *args: Any, **kwargs: Any) -> None: ...
+
+    wait_stream = wait_event = synchronize = record = wait
+
+    def record_event(self, event: "_Stream | None" = None) -> "_Stream":
+        return event or _Stream()
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, other: "_Stream") -> float:
+        return 0.0
+
+    def __enter__(self) -> "_Stream":
+        return self
+
+    def __exit__(self, *exc: Any) -> None: ...
+
+
+class _StandIn(types.ModuleType):
+    """A module that answers like another, but for the names given."""
+
+    def __init__(self, real: types.ModuleType, **instead: Any) -> None:
+        super().__init__(real.__name__)
+        self.__dict__.update(instead, _real=real)
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.__dict__["_real"], name)
+        self.__dict__[name] = value  # the next look-up is a plain dictionary hit
+        return value
+
+
+class _Finder:
+    """Import hook: every Megatron module gets the stand-in as soon as its own code has run."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if not name.startswith("megatron.core"):
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: types.ModuleType) -> None:
+            run(module)
+            _adapt(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+def _adapt(module: types.ModuleType) -> None:
+    if module.__dict__.get("torch") is torch:
+        module.torch = _stand_in
+    if module.__name__ == "megatron.core.jit":
+        module.disable_jit_fuser()  # torch.compile would want a C++ compiler, and gains nothing here
+    elif module.__name__ == "megatron.core.tensor_parallel.random":
+        module._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
+        module._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
+        # It warns whenever the CPU generator moves inside fork(), which is the point here.
+        logging.getLogger(module.__name__).setLevel(logging.ERROR)
+    elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
+        module.maybe_move_tensor_to_cpu = _splits_to_host
+
+
+def _splits_to_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    """All-to-all splits as host numbers; Megatron converts them only when they are on CUDA, gloo refuses tensors."""
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+
+def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def make(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("device") is not None and str(kwargs["device"]).startswith("cuda"):
+            kwargs["device"] = CPU
+        return factory(*args, **kwargs)
+
+    return make
+
+
+def _make_stand_in() -> types.ModuleType:
+    cuda = _StandIn(
+        torch.cuda,
+        Stream=_Stream,
+        Event=_Stream,
+        current_device=lambda: CPU,
+        set_device=lambda device: None,
+        synchronize=lambda device=None: None,
+        empty_cache=lambda: None,
+        current_stream=lambda device=None: _Stream(),
+        default_stream=lambda device=None: _Stream(),
+        stream=lambda stream: contextlib.nullcontext(),
+        get_rng_state=lambda device=None: torch.get_rng_state(),
+        set_rng_state=lambda state, device=None: torch.set_rng_state(state),
+        manual_seed=lambda seed: torch.manual_seed(seed),
+        is_current_stream_capturing=lambda: False,
+        memory_allocated=lambda device=None: 0,
+        max_memory_allocated=lambda device=None: 0,
+    )
+    return _StandIn(torch, cuda=cuda, **{name: _on_cpu(getattr(torch, name)) for name in _FACTORIES})
+
+
+def _patch_tensor() -> None:
+    """Three Tensor methods that no stand-in reaches; the first answers differently to Megatron's modules only."""
+    tensor_type = torch.Tensor.type
+
+    def type_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        # Megatron's optimizers sort parameters by type() == "torch.cuda.FloatTensor".
+        answer = tensor_type(tensor, *args, **kwargs)
+        if isinstance(answer, str) and sys._getframe(1).f_globals.get("__name__", "").startswith("megatron.core"):
+            return answer.replace("torch.", "torch.cuda.", 1)
+        return answer
+
+    torch.Tensor.type = type_
+    torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor
+    torch.Tensor.record_stream = lambda tensor, stream: None
+
+
+def install() -> None:
+    """Make Megatron-core run on CPU. Call it before the first Megatron import; later calls do nothing."""
+    global _stand_in
+    if _stand_in is not None or torch.cuda.is_available():
+        return
+    _stand_in = _make_stand_in()
+    sys.meta_path.insert(0, _Finder())
+    _patch_tensor()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("megatron.core") and module is not None:
+            _adapt(module)
+    # Its import-time advice about Apex, Transformer Engine and file names is not for our users.
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import megatron.core  # noqa: F401
