@@ -1,8 +1,8 @@
 """The CPU device layer: lets Megatron-core, which speaks CUDA, run on CPU. install() does nothing where CUDA is there.
 
-Megatron's modules see a stand-in named `torch` in their own globals: real torch, but with `torch.cuda` answering for the
-CPU and factories taking device="cuda" as the CPU. torch itself stays as it is, so that other libraries in the process
-(transformers for one) keep their own view of the device. Four things a stand-in cannot reach are replaced by name.
+Megatron's modules see a stand-in named `torch` in their own globals: real torch, but with `torch.cuda` answering for
+the CPU and factories taking device="cuda" as the CPU. torch itself stays as it is, so that other libraries in the
+process (transformers for one) keep their own view of it. Four things a stand-in cannot reach are replaced by name.
 """
 
 import contextlib
@@ -72,7 +72,12 @@ class _Finder:
         run = spec.loader.exec_module
 
         def exec_module(module: types.ModuleType) -> None:
-            run(module)
+            # A decorator `@torch.compile` alone would import the compiler, seconds of start-up for nothing.
+            compiler, torch.compile = torch.compile, lambda function=None, **kwargs: function or (lambda f: f)
+            try:
+                run(module)
+            finally:
+                torch.compile = compiler
             _adapt(module)
 
         spec.loader.exec_module = exec_module
@@ -156,8 +161,10 @@ def install() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and module is not None:
             _adapt(module)
-    # Its import-time advice about Apex, Transformer Engine and file names is not for our users.
+    # Its advice about Apex, Transformer Engine and the future of GPTModel is not for our users.
     warnings.filterwarnings("ignore", module=r"megatron\.core")
+    logging.getLogger("megatron.core.models.gpt.gpt_model").setLevel(logging.ERROR)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import megatron.core  # noqa: F401
