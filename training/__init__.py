@@ -1,0 +1,1 @@
+"""Turning tokens into weights: parallel state, optimiser, the training step, the loop and its checkpoints."""

@@ -1,0 +1,214 @@
+"""Process groups over gloo (CPU) or NCCL (CUDA), and the seeds of each rank.
+
+A launcher starts one process per rank with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT set; a lone
+process needs none of them and opens no port.
+"""
+
+import logging
+import os
+import random
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+# Ranks on one machine talk over the loopback; the host's own name may resolve to nothing inside a container.
+if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost") and os.path.exists("/sys/class/net/lo"):
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from infra.errors import ConfigError
+from modeling import cpu
+
+warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine|apex)\b")
+warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
+logging.getLogger("megatron").setLevel(logging.ERROR)  # the terminal is the user's
+cpu.install()
+
+from megatron.core import parallel_state  # noqa: E402
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
+
+
+class Backend(Enum):
+    """The communication library."""
+
+    auto = "auto"
+    gloo = "gloo"
+    nccl = "nccl"
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelConfig:
+    """How the work is laid out over processes. What tensor, pipeline and context leave over is data parallel."""
+
+    nproc: int = 0
+    """Processes on this machine; 0 takes the scale's own number."""
+    tensor: int = 1
+    """Ranks that share each matrix."""
+    pipeline: int = 1
+    """Stages that the layers are cut into."""
+    expert: int = 1
+    """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
+    context: int = 1
+    """Ranks that share a row's tokens."""
+    zero1: bool = False
+    """Whether the optimiser's state is split over the data-parallel ranks."""
+    backend: Backend = Backend.auto
+    """gloo or nccl; auto takes nccl where CUDA is there."""
+
+    def __post_init__(self) -> None:
+        if self.nproc < 0:
+            raise ConfigError("parallel.nproc", self.nproc, "cannot be negative", "set 0 for the scale's own number")
+        for key in ("tensor", "pipeline", "expert", "context"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"parallel.{key}", getattr(self, key), "has to be positive", "set 1 for none")
+        if self.context > 1:
+            raise ConfigError(
+                "parallel.context", self.context, "rows are not split over ranks", "set parallel.context=1"
+            )
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds the whole model and the whole optimiser."""
+        return self.tensor == self.pipeline == self.expert == 1 and not self.zero1
+
+
+def init(cfg: ParallelConfig, seed: int) -> None:
+    """Join the process groups and seed every generator. A second call seeds anew and leaves the groups as they are.
+
+    Raises ConfigError where the sizes do not fit the number of processes.
+    """
+    if not parallel_state.is_initialized():
+        _join(cfg)
+    seed_all(seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch, numpy, random and Megatron's tracker; data-parallel ranks differ, but for the model's weights."""
+    rank_seed = seed + 1000 * data_rank()
+    random.seed(rank_seed)
+    np.random.seed(rank_seed % 2**32)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    torch.manual_seed(rank_seed)
+
+
+def _join(cfg: ParallelConfig) -> None:
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    _check(cfg, size)
+    cuda = torch.cuda.is_available() and cfg.backend is not Backend.gloo
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    elif "OMP_NUM_THREADS" not in os.environ:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    if not dist.is_initialized():
+        backend = "nccl" if cuda else "gloo"
+        if size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, timeout=timedelta(minutes=30))
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=cfg.tensor,
+        pipeline_model_parallel_size=cfg.pipeline,
+        context_parallel_size=cfg.context,
+        expert_model_parallel_size=cfg.expert,
+        expert_tensor_parallel_size=1,
+    )
+
+
+def _check(cfg: ParallelConfig, size: int) -> None:
+    """Raise ConfigError where the layout does not fit `size` processes."""
+    if cfg.backend is Backend.nccl and not torch.cuda.is_available():
+        raise ConfigError("parallel.backend", "nccl", "needs CUDA", "set parallel.backend=auto")
+    model = cfg.tensor * cfg.pipeline * cfg.context
+    if size % model:
+        key = f"parallel.tensor*pipeline*context={model}"
+        raise ConfigError("parallel.nproc", size, f"{key} does not divide it", "start a multiple of it")
+    # Experts are not split by tensor parallelism, so tensor and data ranks alike may hold some of them.
+    if size // cfg.pipeline % cfg.expert:
+        raise ConfigError(
+            "parallel.expert",
+            cfg.expert,
+            f"does not divide the {size // cfg.pipeline} ranks of a pipeline stage",
+            "choose a divisor",
+        )
+
+
+def is_initialized() -> bool:
+    """Whether init has been called."""
+    return parallel_state.is_initialized()
+
+
+def rank() -> int:
+    """This process among all."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def data_rank() -> int:
+    """This process' place among those that read different data."""
+    return parallel_state.get_data_parallel_rank() if is_initialized() else 0
+
+
+def data_size() -> int:
+    """Number of shares that the data of a step is cut into."""
+    return parallel_state.get_data_parallel_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks to the user."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """Where this rank computes."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world() > 1:
+        dist.barrier()
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank; every rank has to call it."""
+    if world() == 1:
+        return flag
+    value = torch.tensor([float(flag)], device=device())
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def gather_objects(obj: Any) -> list[Any]:
+    """Every rank's object, in the order of ranks, on every rank."""
+    if world() == 1:
+        return [obj]
+    objects: list[Any] = [None] * world()
+    dist.all_gather_object(objects, obj)
+    return objects
+
+
+def broadcast_object(obj: Any) -> Any:
+    """Rank 0's object on every rank."""
+    if world() == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def shutdown() -> None:
+    """Leave the process groups."""
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,264 @@
+"""The training step: the only place where weights change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from infra.errors import TrainingDiverged
+from modeling.mtp import without_mtp
+from training import parallel
+from training.losses import LossFn
+from training.optimizer import clip_gradients, main_param, set_lr
+from training.schedules import Now
+
+from megatron.core import parallel_state  # isort: skip  -- after the CPU layer, which parallel installs
+from megatron.core.distributed import finalize_model_grads  # isort: skip
+from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip
+
+if TYPE_CHECKING:
+    from training.state import TrainState
+
+# MTP's loss mask is scaled up by this and its gradient down again (exactly: a power of two), because Megatron divides
+# by max(1, sum of the mask), and our weights sum to less than 1 over a micro-batch.
+_MTP_MASK_SCALE = 2.0**40
+
+
+@dataclass(kw_only=True, slots=True)
+class MicroBatch:
+    """Rows that go through the network together; each tensor [batch, seq].
+
+    Example, one row "a b c" of a step with two trained tokens: tokens [[a, b]], labels [[b, c]],
+    loss_weights [[.5, .5]].
+    """
+
+    tokens: Tensor
+    """Inputs, int64."""
+    labels: Tensor
+    """Targets, int64: the tokens one to the left."""
+    loss_weights: Tensor
+    """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over micro-batches AND ranks of the step."""
+    document_ids: Tensor | None = None
+    """Number of the document each token belongs to, for rows of several; attention stays inside. None: one a row."""
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    """What else the loss function reads, [batch, seq] or [batch]."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {key: value.to(device) if torch.is_tensor(value) else value for key, value in moved.items()}
+        moved["extras"] = {key: value.to(device) for key, value in self.extras.items()}
+        return MicroBatch(**moved)
+
+    def attention_mask(self) -> Tensor | None:
+        """[batch, 1, seq, seq], True where a token must not look; None is plain causal."""
+        if self.document_ids is None:
+            return None
+        ids = self.document_ids
+        seq = ids.shape[1]
+        later = torch.ones(seq, seq, dtype=torch.bool, device=ids.device).triu(1)
+        return (later | (ids[:, :, None] != ids[:, None, :]))[:, None]
+
+    def mtp_weights(self) -> Tensor:
+        """loss_weights without each document's first position.
+
+        Megatron moves labels and weights one to the left together for each MTP depth, so the first of a row falls out
+        and the first of a later document would be predicted across the border. Left in, it would also make Megatron
+        scale the rest up by a factor that depends on how rows are dealt to micro-batches.
+        """
+        weights = self.loss_weights.clone()
+        weights[:, 0] = 0
+        if self.document_ids is not None:
+            weights[:, 1:].masked_fill_(self.document_ids[:, 1:] != self.document_ids[:, :-1], 0)
+        return weights
+
+
+def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: LossFn, now: Now) -> dict[str, float]:
+    """One optimiser step. Every rank calls it with as many micro-batches; their loss_weights sum to 1 over all ranks.
+
+    Returns train/loss, train/grad_norm, train/lr, moe/maxvio and the loss function's metrics, equal on every rank.
+    Raises TrainingDiverged, on every rank, where loss or gradient is not finite; then weights, optimiser and expert
+    bias are as before.
+    """
+    micro_batches = [batch.to(parallel.device()) for batch in micro_batches]
+    padded_tokens, trained_tokens = _count_tokens(micro_batches)
+    state.model.zero_grad_buffer()
+    state.optimizer.zero_grad()
+
+    # V3 eq. 17 and 25: the balance and MTP losses enter by their gradient, scaled here to the mean over the step.
+    config = state.model.config
+    config.moe_grad_scale_func = lambda: 1.0 / padded_tokens
+    config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
+    with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module):
+        outputs = _forward_backward(state.model, micro_batches, loss_fn)  # Megatron's schedule; reduces over ranks
+
+    state.optimizer.prepare_grads()
+    if now.mtp_lambda == 0:
+        _hold_still(state.optimizer, state.mtp_params)
+    grad_norm = float(state.optimizer.get_grad_norm())
+    totals, grad_norm, loads = _sum_over_ranks(outputs, grad_norm, state.routers)
+    loss = totals.pop("train/loss")
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):  # the same sums on every rank, so all agree
+        raise TrainingDiverged(state.step, loss, grad_norm, state.last_checkpoint)
+
+    _move_expert_bias(state.routers, loads, now.bias_speed)
+    clip_gradients(state.optimizer, state.optimizer_cfg.clip_grad, grad_norm)
+    set_lr(state.optimizer, state.optimizer_cfg, now.lr_scale)
+    state.optimizer.step_with_ready_grads()
+
+    state.updates += 1
+    state.tokens_seen += trained_tokens
+    own = {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": state.optimizer_cfg.lr * now.lr_scale}
+    return own | _maxvio(loads) | totals
+
+
+@torch.no_grad()
+def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
+    """log p(label) of each token, a [batch, seq] FP32 tensor per micro-batch. model: wrapped or bare.
+
+    Without gradient and without MTP; the routers' load counts, which move their bias, are not touched.
+    """
+
+    def logprobs(token_loss: Tensor) -> tuple[Tensor, int, Tensor]:
+        return token_loss.sum(), 0, -token_loss
+
+    with without_mtp(_bare(model)):
+        outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True)
+    return _from_last_stage(outputs)
+
+
+def _forward_backward(model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn) -> list[dict[str, Tensor]]:
+    """Gradients in the model's buffers, summed over ranks; -> loss and metrics of each micro-batch (last stage)."""
+
+    def loss(batch: MicroBatch, token_loss: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
+        out = loss_fn(batch, token_loss)
+        return out.loss, 0, {"train/loss": out.loss.detach()} | out.metrics
+
+    return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False)
+
+
+def _run_schedule(
+    model: nn.Module,
+    micro_batches: list[MicroBatch],
+    loss_of: Callable[[MicroBatch], Callable[[Tensor], Any]],
+    forward_only: bool,
+) -> list[Any]:
+    """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch."""
+    device = parallel.device()
+
+    def forward(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        batch = next(batches).to(device)
+        positions = torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens)
+        mask = None if forward_only else batch.mtp_weights() * _MTP_MASK_SCALE
+        out = model(batch.tokens, positions, batch.attention_mask(), labels=batch.labels, loss_mask=mask)
+        return out, loss_of(batch)
+
+    rows, seq = micro_batches[0].tokens.shape
+    return get_forward_backward_func()(
+        forward_step_func=forward,
+        data_iterator=iter(micro_batches),
+        model=[model],
+        num_microbatches=len(micro_batches),
+        seq_length=seq,
+        micro_batch_size=rows,
+        forward_only=forward_only,
+    )
+
+
+def finalize_gradients(
+    model: list[nn.Module], num_tokens: Tensor | None = None, pg_collection: Any = None, force_all_reduce: bool = False
+) -> None:
+    """Sum gradients over data-parallel ranks and where weights are shared; Megatron's schedule calls it.
+
+    num_tokens is not used: loss_weights sum to 1 already. Megatron would also move the expert bias here, before
+    anyone knows whether the step is finite; train_step does that itself.
+    """
+    config = _bare(model[0]).config
+    has_bias, config.moe_router_enable_expert_bias = config.moe_router_enable_expert_bias, False
+    try:
+        finalize_model_grads(model, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
+    finally:
+        config.moe_router_enable_expert_bias = has_bias
+
+
+def _count_tokens(micro_batches: list[MicroBatch]) -> tuple[int, int]:
+    """Over all ranks: positions, padding included, and those that carry a weight."""
+    padded = sum(batch.tokens.numel() for batch in micro_batches)
+    trained = sum(int(batch.loss_weights.count_nonzero()) for batch in micro_batches)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    if group.size() > 1:
+        counts = torch.tensor([padded, trained], dtype=torch.float64, device=parallel.device())
+        dist.all_reduce(counts, group=group)
+        padded, trained = (int(n) for n in counts.tolist())
+    return padded, trained
+
+
+def _sum_over_ranks(
+    outputs: list[dict[str, Tensor]], grad_norm: float, routers: list[nn.Module]
+) -> tuple[dict[str, float], float, Tensor]:
+    """Loss and metrics summed over micro-batches and ranks, the gradient's norm, the routers' loads; one collective.
+
+    loads: [router, expert] tokens of this pipeline stage's routers; their counters are reset.
+    """
+    group = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    names = list(outputs[0]) if outputs else []
+    sums = [torch.stack([out[name].detach().double() for out in outputs]).sum() for name in names]
+    head = torch.stack([*sums, torch.tensor(grad_norm / group.size(), dtype=torch.float64, device=parallel.device())])
+    counts = [router.local_tokens_per_expert for router in routers]
+    flat = torch.cat([head, *(c.double() for c in counts)])
+    for c in counts:
+        c.zero_()
+    if group.size() > 1:
+        dist.all_reduce(flat, group=group)
+
+    *values, grad_norm = flat[: len(names) + 1].tolist()
+    # Tensor-parallel ranks all hold the same loss.
+    copies = parallel_state.get_tensor_model_parallel_world_size()
+    totals = _from_last_stage({name: value / copies for name, value in zip(names, values, strict=True)})
+    return totals, grad_norm, flat[len(names) + 1 :].view(len(routers), -1)
+
+
+def _from_last_stage(value: Any) -> Any:
+    """The last pipeline stage's object on every stage."""
+    group = parallel_state.get_pipeline_model_parallel_group()
+    if group.size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=group)
+    return box[0]
+
+
+@torch.no_grad()
+def _move_expert_bias(routers: list[nn.Module], loads: Tensor, speed: float) -> None:
+    """V3 §2.1.2: down by speed for experts with more than the mean load, up for those with less."""
+    if speed > 0:
+        moves = speed * torch.sign(loads.mean(-1, keepdim=True) - loads)
+        for router, move in zip(routers, moves, strict=True):
+            router.expert_bias += move.to(router.expert_bias.dtype)
+
+
+def _maxvio(loads: Tensor) -> dict[str, float]:
+    """Largest load over mean load, minus 1; the mean of the layers that saw tokens (Wang et al. 2024, §4)."""
+    used = loads[loads.sum(-1) > 0] if len(loads) else loads
+    return {"moe/maxvio": (used.amax(-1) / used.mean(-1) - 1).mean().item()} if len(used) else {}
+
+
+def _hold_still(optimizer: Any, params: list[nn.Parameter]) -> None:
+    """No update for these: with a gradient of zero, momentum and decay would go on moving them."""
+    for param in params:
+        held = main_param(optimizer, param)
+        if held is not None:
+            held.grad = None
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The network without its data-parallel wrapper."""
+    return getattr(model, "module", model)
