@@ -3,10 +3,11 @@ every layout, and sharded checkpoints come from there. Experts always form an op
 state fits every layout.
 """
 
-import logging
+from __future__ import annotations
+
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,13 +15,10 @@ from torch import Tensor
 from infra.errors import ConfigError
 from training.parallel import ParallelConfig
 
-import megatron.core.optimizer as megatron_optimizer  # isort: skip  -- after the CPU layer, which parallel installs
-from megatron.core.distributed import DistributedDataParallel  # isort: skip
-from megatron.core.optimizer import distrib_optimizer  # isort: skip
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32  # isort: skip
-from megatron.core.optimizer.optimizer import MegatronOptimizer  # isort: skip
-
-logging.getLogger("megatron.core.optimizer").setLevel(logging.ERROR)
+if TYPE_CHECKING:  # Megatron takes seconds to import, which a mistyped setting should not cost
+    import megatron.core.optimizer as megatron_optimizer
+    from megatron.core.distributed import DistributedDataParallel
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 
 class OptimizerName(Enum):
@@ -122,6 +120,9 @@ def build_optimizer(
     cfg: OptimizerConfig, model: DistributedDataParallel, parallel: ParallelConfig
 ) -> MegatronOptimizer:
     """Megatron's optimizer for this rank's part of the model. Raises ConfigError for Muon on split matrices."""
+    import megatron.core.optimizer as megatron_optimizer
+    from megatron.core.optimizer import distrib_optimizer
+
     config = _megatron_config(cfg, model, parallel)
     if megatron_optimizer.USING_PYTORCH_OPTIMIZER:  # neither Transformer Engine nor Apex is there
         megatron_optimizer.Adam, megatron_optimizer.USING_PYTORCH_OPTIMIZER = AdamW, False
@@ -143,8 +144,10 @@ def build_optimizer(
 def _megatron_config(
     cfg: OptimizerConfig, model: DistributedDataParallel, parallel: ParallelConfig
 ) -> megatron_optimizer.OptimizerConfig:
+    from megatron.core.optimizer import OptimizerConfig as MegatronConfig
+
     # Its lr only names the groups in checkpoints; set_lr gives the real one, so a resume may change it.
-    return megatron_optimizer.OptimizerConfig(
+    return MegatronConfig(
         optimizer="adam",
         lr=1.0,
         min_lr=0.0,
@@ -188,5 +191,7 @@ def main_param(optimizer: MegatronOptimizer, param: Tensor) -> Tensor | None:
 
 def clip_gradients(optimizer: MegatronOptimizer, max_norm: float, grad_norm: float) -> None:
     """Scale all gradients so that their norm is at most max_norm; 0 leaves them."""
+    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+
     if 0 < max_norm < grad_norm:
         clip_grad_by_total_norm_fp32(optimizer.get_parameters(), max_norm, grad_norm)

@@ -11,11 +11,8 @@ import warnings
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from types import ModuleType
 from typing import Any
-
-# Ranks on one machine talk over the loopback; the host's own name may resolve to nothing inside a container.
-if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost") and os.path.exists("/sys/class/net/lo"):
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 import numpy as np
 import torch
@@ -27,10 +24,6 @@ from modeling import cpu
 warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine|apex)\b")
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 logging.getLogger("megatron").setLevel(logging.ERROR)  # the terminal is the user's
-cpu.install()
-
-from megatron.core import parallel_state  # noqa: E402
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
 
 
 class Backend(Enum):
@@ -82,18 +75,29 @@ def init(cfg: ParallelConfig, seed: int) -> None:
 
     Raises ConfigError where the sizes do not fit the number of processes.
     """
-    if not parallel_state.is_initialized():
+    if not is_initialized():
         _join(cfg)
     seed_all(seed)
 
 
 def seed_all(seed: int) -> None:
     """Seed torch, numpy, random and Megatron's tracker; data-parallel ranks differ, but for the model's weights."""
+    _megatron()
+    from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+
     rank_seed = seed + 1000 * data_rank()
     random.seed(rank_seed)
     np.random.seed(rank_seed % 2**32)
     model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     torch.manual_seed(rank_seed)
+
+
+def _megatron() -> ModuleType:
+    """Megatron's parallel state. Imported on use: it takes seconds, which a mistyped setting should not cost."""
+    cpu.install()
+    from megatron.core import parallel_state
+
+    return parallel_state
 
 
 def _join(cfg: ParallelConfig) -> None:
@@ -105,13 +109,16 @@ def _join(cfg: ParallelConfig) -> None:
     elif "OMP_NUM_THREADS" not in os.environ:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    if os.environ.get("MASTER_ADDR") in ("127.0.0.1", "localhost") and os.path.exists("/sys/class/net/lo"):
+        # The host's own name, which gloo would look up, may resolve to nothing inside a container.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if not dist.is_initialized():
         backend = "nccl" if cuda else "gloo"
         if size == 1:
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         else:
             dist.init_process_group(backend, timeout=timedelta(minutes=30))
-    parallel_state.initialize_model_parallel(
+    _megatron().initialize_model_parallel(
         tensor_model_parallel_size=cfg.tensor,
         pipeline_model_parallel_size=cfg.pipeline,
         context_parallel_size=cfg.context,
@@ -140,7 +147,7 @@ def _check(cfg: ParallelConfig, size: int) -> None:
 
 def is_initialized() -> bool:
     """Whether init has been called."""
-    return parallel_state.is_initialized()
+    return dist.is_initialized() and _megatron().is_initialized()
 
 
 def rank() -> int:
@@ -155,12 +162,12 @@ def world() -> int:
 
 def data_rank() -> int:
     """This process' place among those that read different data."""
-    return parallel_state.get_data_parallel_rank() if is_initialized() else 0
+    return _megatron().get_data_parallel_rank() if is_initialized() else 0
 
 
 def data_size() -> int:
     """Number of shares that the data of a step is cut into."""
-    return parallel_state.get_data_parallel_world_size() if is_initialized() else 1
+    return _megatron().get_data_parallel_world_size() if is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -208,7 +215,7 @@ def broadcast_object(obj: Any) -> Any:
 
 def shutdown() -> None:
     """Leave the process groups."""
-    if parallel_state.is_initialized():
-        parallel_state.destroy_model_parallel()
+    if is_initialized():
+        _megatron().destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
