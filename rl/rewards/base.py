@@ -1,0 +1,56 @@
+"""What an answer earns: the parts by rule, their sum, and the parts kept beside it.
+
+Departs from R1 §2.2.2, which adds accuracy and format: here format pays only where the answer is wrong, so that a
+right answer earns the same however it came about. No rule looks at length or at self-checks.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from infra.errors import ConfigError
+from rl.rewards.format import format_ok
+from rl.types import Group, Question
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """What is paid for."""
+
+    accuracy: float = 1.0
+    "Reward of a right answer."
+    format: float = 0.1
+    "Reward of a wrong answer in the right format."
+
+    def __post_init__(self) -> None:
+        if self.accuracy <= 0:
+            raise ConfigError("reward.accuracy", self.accuracy, "a right answer has to earn something", "set 1.0")
+        if not 0 <= self.format < self.accuracy:
+            raise ConfigError(
+                "reward.format", self.format, "has to be at least 0 and less than a right answer earns", "set 0.1"
+            )
+
+
+class Judge(Protocol):
+    """The part of a task that rewards need."""
+
+    def score(self, question: Question, text: str) -> float:
+        """1.0 where the final answer in the response `text` is right, else 0.0."""
+        ...
+
+
+def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tuple[float, dict[str, float]]:
+    """-> (reward, breakdown); breakdown has accuracy and format, each 0 or 1.
+
+    With the defaults: right 1.0 (in any format), wrong in the right format 0.1, else 0.0.
+    """
+    accuracy = task.score(question, text)
+    well_formed = float(format_ok(text))
+    reward = cfg.accuracy * accuracy + cfg.format * well_formed * (1.0 - accuracy)
+    return reward, {"accuracy": accuracy, "format": well_formed}
+
+
+def score_groups(groups: list[Group], task: Judge, cfg: RewardConfig) -> None:
+    """Set reward and breakdown of every completion."""
+    for group in groups:
+        for completion in group.completions:
+            completion.reward, completion.breakdown = score(completion.text, group.question, task, cfg)

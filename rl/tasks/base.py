@@ -1,0 +1,90 @@
+"""The Task protocol, and the settings that say which tasks are asked."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from infra.errors import ConfigError
+from rl.types import Question
+from training.data.countdown import SHORT_TEMPLATE
+
+# R1 table 1, word for word.
+R1_ZERO_TEMPLATE = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. "
+    "User: {question} Assistant:"
+)
+
+
+class Template(Enum):
+    """How a question becomes a prompt."""
+
+    short = "short"
+    r1_zero = "r1_zero"
+
+    def prompt(self, question: str) -> str:
+        """The text that the model reads; its response follows without a space."""
+        template = SHORT_TEMPLATE if self is Template.short else R1_ZERO_TEMPLATE
+        return template.replace("{question}", question)
+
+
+class Task(Protocol):
+    """Questions, and a rule that judges answers to them. No question is in both splits."""
+
+    name: str
+    "As in the metric eval/<name>/pass_at_1."
+
+    def train_question(self, i: int) -> Question:
+        """The i-th training question; depends on (seed, i) only."""
+        ...
+
+    def test_questions(self, n: int) -> list[Question]:
+        """n different held-out questions, the same at every call and for every seed.
+
+        Raises ConfigError where there are fewer.
+        """
+        ...
+
+    def score(self, question: Question, text: str) -> float:
+        """1.0 where the response `text` ends in a right answer, else 0.0. Never raises, never runs the text."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class TaskConfig:
+    """What is asked."""
+
+    names: list[str] = field(default_factory=lambda: ["countdown"])
+    "Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations."
+    weights: list[float] = field(default_factory=list)
+    "Share of each task, in the order of names; empty for equal shares."
+    template: Template = Template.short
+    "short, which the tiny corpus uses, or r1_zero, the conversation of R1 table 1."
+    seed: int = 0
+    "Seed of the training questions."
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ConfigError("task.names", self.names, "there is nothing to ask", "set task.names=[countdown]")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError("task.names", self.names, "names a task twice", "use task.weights for shares")
+        if self.weights and len(self.weights) != len(self.names):
+            raise ConfigError(
+                "task.weights", self.weights, f"there are {len(self.names)} tasks", "give one weight for each"
+            )
+        if any(not 0 < w < float("inf") for w in self.weights):
+            raise ConfigError("task.weights", self.weights, "a share has to be positive", "leave the task out instead")
+        if self.seed < 0:
+            raise ConfigError("task.seed", self.seed, "cannot be negative", "set 0")
+
+    @property
+    def label(self) -> str:
+        """The name of the task built from this: its only one, or "mix"."""
+        return self.names[0] if len(self.names) == 1 else "mix"
+
+
+def shortage(name: str, wanted: int, there: int) -> ConfigError:
+    """The error for more test questions than a task has."""
+    return ConfigError("evaluate.questions", wanted, f"{name} has {there} held-out questions", f"set at most {there}")

@@ -1,0 +1,1 @@
+"""Documents, the stream of them, and the rows they are trained in."""
