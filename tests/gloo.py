@@ -28,7 +28,7 @@ def run(function: Callable[..., Any], *args: Any, ranks: int = 2, timeout_s: flo
     workers, pipes = [], []
     for rank in range(ranks):
         ours, theirs = _context.Pipe()
-        worker = _context.Process(target=_work, args=(theirs, rank, ranks, port, function, args), daemon=True)
+        worker = _context.Process(target=_work, args=(theirs, rank, ranks, port, function, args))
         worker.start()
         theirs.close()
         workers.append(worker)
@@ -79,6 +79,8 @@ def _work(
         answer = (traceback.format_exc(), None)
     pipe.send(answer)
     pipe.close()
+    for child in multiprocessing.active_children():  # the checkpoint writer's
+        child.kill()
     os._exit(0)  # process groups of a failed test would wait for each other
 
 

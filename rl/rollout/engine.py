@@ -11,6 +11,13 @@ class RolloutEngine(Protocol):
     version: int
     "The optimiser step of the weights in use: kept with every sample, so that staleness can be seen."
 
+    pad_id: int
+    "Filler of rows shorter than their batch."
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        """Token ids of the question's prompt, as the engine reads it."""
+        ...
+
     def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
         """[question][group] answers. Every rank gets all of them; who wrote which is the engine's business."""
         ...

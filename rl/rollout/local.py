@@ -33,6 +33,14 @@ class LocalEngine:
         self.stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
         self.version = 0
 
+    def prompt_ids(self, question: Question) -> list[int]:
+        """Token ids of the question's prompt."""
+        return self.tokenizer.encode(question.prompt)
+
+    @property
+    def pad_id(self) -> int:
+        return self.tokenizer.pad_id
+
     def load_weights(self, model, version: int) -> None:
         """The weights are the trainer's own; only what was derived from them (absorbed matrices) is made anew."""
         self.generator.refresh()
@@ -40,7 +48,7 @@ class LocalEngine:
 
     def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
         """[question][group] answers, the same list on every rank (gathered)."""
-        prompts = [self.tokenizer.encode(q.prompt) for q in questions]
+        prompts = [self.prompt_ids(q) for q in questions]
         places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
         mine = places[parallel.data_rank() :: parallel.data_size()]
         sampled = self.generator.generate(

@@ -6,7 +6,7 @@ plain sum left out: were it in, guessing the sum would often be right and thinki
 """
 
 import hashlib
-from functools import lru_cache
+from functools import cache
 from itertools import combinations_with_replacement, product
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ class Line(NamedTuple):
     "By + - *, in this order."
 
 
-@lru_cache(maxsize=None)
+@cache
 def search(numbers: Numbers) -> tuple[Line, ...]:
     """The nine lines of the orderly search.
 
@@ -58,28 +58,28 @@ def search(numbers: Numbers) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-@lru_cache(maxsize=None)
+@cache
 def reachable(numbers: Numbers) -> tuple[int, ...]:
     """Targets that may be asked of these numbers, rising: all reached values from 10 to 100 but the plain sum."""
     values = {step.value for line in search(numbers) for step in line.steps}
     return tuple(sorted(v for v in values if 10 <= v <= 100 and v != sum(numbers)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def held_out(numbers: Numbers) -> bool:
     """Whether these numbers, in any order, are kept from corpus and RL and asked in evaluation only: about a tenth."""
     name = ",".join(map(str, sorted(numbers)))
     return hashlib.sha256(name.encode()).digest()[0] < 26
 
 
-@lru_cache(maxsize=None)
+@cache
 def number_sets(*, held: bool) -> tuple[Numbers, ...]:
     """Sets (rising numbers) of which something can be asked: the held-out ones, or all others."""
     sets = combinations_with_replacement(range(1, 11), 3)
     return tuple(s for s in sets if reachable(s) and held_out(s) is held)
 
 
-@lru_cache(maxsize=None)
+@cache
 def orders(*, held: bool) -> tuple[Numbers, ...]:
     """The same with every order of the numbers; drawing from it is drawing three numbers and shuffling them."""
     allowed = set(number_sets(held=held))

@@ -1,0 +1,61 @@
+"""What a step's answers look like: rewards, lengths, reflection, entropy. Statistics only; nothing here is rewarded."""
+
+import numpy as np
+
+from rl.reflection import reflects
+from rl.types import Completion, Group
+
+
+def rollout_metrics(groups: list[Group]) -> dict[str, float]:
+    """Means over all answers of a step; a length over an empty set (no right answer, say) is left out, never 0."""
+    answers = [c for g in groups for c in g.completions]
+    right = [c for c in answers if c.breakdown["accuracy"] == 1.0]
+    wrong = [c for c in answers if c.breakdown["accuracy"] != 1.0]
+    tokens = sum(len(c.tokens) for c in answers)
+    metrics = {
+        "rl/reward/mean": _mean([c.reward for c in answers]),
+        "rl/reward/accuracy": _mean([c.breakdown["accuracy"] for c in answers]),
+        "rl/reward/format": _mean([c.breakdown["format"] for c in answers]),
+        "rl/response_tokens": tokens / len(answers),
+        "rl/thinking_tokens": _mean([c.thinking_tokens for c in answers]),
+        "rl/truncated_frac": _mean([not c.stopped for c in answers]),
+        "rl/reflection_rate": _mean([reflects(c.text) for c in answers]),
+        "rl/entropy": sum(sum(c.entropies) for c in answers) / max(tokens, 1),
+    }
+    for name, some in (("correct", right), ("wrong", wrong)):
+        if some:
+            metrics[f"rl/response_tokens_{name}"] = _mean([len(c.tokens) for c in some])
+    return metrics
+
+
+def sample_rows(groups: list[Group], step: int, tokenizer) -> list[dict]:
+    """Rows for the sample file: every answer of the groups given (column names as the dashboard reads them)."""
+    rows = []
+    for group in groups:
+        for index, c in enumerate(group.completions):
+            rows.append(
+                {
+                    "step": step,
+                    "question_id": group.question.id,
+                    "task": group.question.task,
+                    "prompt": group.question.prompt,
+                    "answer_key": group.question.answer,
+                    "group": index,
+                    "text": c.text,
+                    "reward": c.reward,
+                    **{f"reward_{part}": value for part, value in c.breakdown.items()},
+                    "advantage": c.advantage,
+                    "response_tokens": len(c.tokens),
+                    "thinking_tokens": c.thinking_tokens,
+                    "stopped": c.stopped,
+                    "reflects": reflects(c.text),
+                    "version": c.version,
+                    "tokens": [tokenizer.decode([t]) for t in c.tokens],
+                    "sampler_logprobs": list(map(float, c.sampler_logprobs)),
+                }
+            )
+    return rows
+
+
+def _mean(values: list[Completion] | list[float] | list[bool]) -> float:
+    return float(np.mean(values))

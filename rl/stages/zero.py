@@ -1,0 +1,96 @@
+"""R1-Zero: GRPO on a base model with rule-based rewards, no supervised step before it (R1 §2.2).
+
+Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.tracking import Tracker
+from modeling import hf
+from modeling.generate import SamplingConfig
+from modeling.tokenizer import Tokenizer
+from rl.config import RLConfig
+from rl.evaluate import EvaluateConfig, evaluate, write_answers
+from rl.metrics import sample_rows
+from rl.policy import Reference
+from rl.questions import Questions
+from rl.rewards.base import RewardConfig
+from rl.rollout.local import LocalEngine
+from rl.step import rl_step
+from rl.tasks.base import TaskConfig
+from rl.tasks.mix import build_task
+from training import parallel
+from training.loop import LoopConfig, run_loop
+from training.parallel import ParallelConfig
+from training.schedules import Schedule
+from training.state import TrainState, build_state
+
+
+@dataclass(kw_only=True, slots=True)
+class ZeroData:
+    """What a resumed stage has to remember besides the policy: where it is in the questions, and the reference."""
+
+    questions: Questions
+    reference: Reference | None
+
+    def state_dict(self) -> dict:
+        return {
+            "questions": self.questions.state_dict(),
+            "reference": self.reference.state_dict() if self.reference else None,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.questions.load_state_dict(state["questions"])
+        if self.reference:
+            self.reference.load_state_dict(state["reference"])
+
+
+def run(
+    base: Path,
+    *,
+    parallel_cfg: ParallelConfig,
+    task_cfg: TaskConfig,
+    reward: RewardConfig,
+    sampling: SamplingConfig,
+    evaluation: EvaluateConfig,
+    cfg: RLConfig,
+    run_dir: Path,
+    seed: int,
+    tracker: Tracker,
+    config: dict,
+) -> Path:
+    """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout) in run_dir/model.
+
+    Every rank calls it. A stage cut short goes on from its last checkpoint. config: the resolved config, kept with
+    every checkpoint.
+    """
+    model_cfg, tokenizer = hf.config_from(base), Tokenizer.load(base)
+    task = build_task(task_cfg)
+    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
+    reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
+    state.data = ZeroData(questions=Questions(task), reference=reference)
+    engine = LocalEngine(state.module, model_cfg, tokenizer, sampling, seed=seed, max_rows=cfg.rollout_rows)
+    schedule = Schedule(cfg.schedule, total=cfg.steps)
+
+    def step(state: TrainState) -> dict[str, float]:
+        if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
+            reference.refresh(state.module)
+        now = schedule.at(state.step)
+        data = state.data
+        metrics, groups = rl_step(
+            state, engine, data.questions, reference, task, reward, cfg, now, seed=seed
+        )
+        tracker.samples(state.step, sample_rows(groups, state.step, tokenizer))
+        return metrics
+
+    def small_evaluation(state: TrainState) -> dict[str, float]:
+        result = evaluate(
+            engine, task, reward, questions=evaluation.curve_questions, samples=evaluation.curve_samples
+        )
+        if parallel.is_main():
+            write_answers(run_dir / "evaluations" / f"step_{state.step:06d}.parquet", result, state.step, tokenizer)
+        return result.metrics(task.name)
+
+    run_loop()
+    return run_dir / "model"

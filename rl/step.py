@@ -1,0 +1,128 @@
+"""One GRPO step (DSM algorithm 1; R1 §2.2.1): ask, answer, score, compare within the group, update."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from rl.advantages import group_advantages, zero_variance
+from rl.batch import minibatches, rows_of
+from rl.metrics import rollout_metrics
+from rl.objectives.grpo import grpo_loss
+from rl.policy import Reference
+from rl.questions import Questions
+from rl.rewards.base import RewardConfig, score_groups
+from rl.rollout.engine import RolloutEngine
+from rl.tasks.base import Task
+from rl.config import OldLogprobs, RLConfig
+from rl.types import Group
+from training import parallel
+from training.losses import LossOutput
+from training.schedules import Now
+from training.state import TrainState
+from training.step import MicroBatch, token_logprobs, train_step
+
+
+class Phases:
+    """Seconds spent in each phase of a step, as time/<phase>_s."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[f"time/{name}_s"] = time.perf_counter() - start
+
+
+def rl_step(
+    state: TrainState,
+    engine: RolloutEngine,
+    questions: Questions,
+    reference: Reference | None,
+    task: Task,
+    reward: RewardConfig,
+    cfg: RLConfig,
+    now: Now,
+    *,
+    seed: int,
+) -> tuple[dict[str, float], list[Group]]:
+    """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups."""
+    phase, step = Phases(), state.step
+    with phase("rollout"):
+        asked = questions.next(cfg.questions_per_step)
+        answers = engine.generate(asked, cfg.group_size, step=step)
+        groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
+
+    with phase("reward"):
+        score_groups(groups, task, reward)
+        rewards = torch.tensor([[c.reward for c in g.completions] for g in groups], dtype=torch.float64)
+        advantages = group_advantages(rewards, cfg.advantage)  # R1 eq. 3
+        for group, row in zip(groups, advantages.tolist(), strict=True):
+            for completion, advantage in zip(group.completions, row, strict=True):
+                completion.advantage = advantage
+        metrics = rollout_metrics(groups) | {"rl/zero_variance_frac": zero_variance(rewards).double().mean().item()}
+
+    rows = rows_of(groups, [engine.prompt_ids(q) for q in asked], drop_zero_variance=cfg.drop_zero_variance)
+    batches = minibatches(
+        rows,
+        cfg.minibatches,
+        weighting=cfg.loss_weighting,
+        rng=np.random.default_rng([seed, step]),
+        rank=parallel.data_rank(),
+        world=parallel.data_size(),
+        max_tokens=cfg.micro_batch_tokens,
+        pad_id=engine.pad_id,
+    )
+
+    with phase("logprobs"):
+        everything = [micro_batch for minibatch in batches for micro_batch in minibatch]
+        for key, logprobs in _frozen_logprobs(state, reference, everything, cfg).items():
+            for micro_batch, value in zip(everything, logprobs, strict=True):
+                micro_batch.extras[key] = value
+
+    with phase("update"):
+        updates = []
+        for micro_batches in batches:
+            updates.append(train_step(state, micro_batches, lambda b, lp: _loss(b, lp, cfg), now))
+    metrics |= _mean(updates)
+
+    with phase("sync"):
+        engine.load_weights(state.module, version=state.updates)
+    questions.update(groups)
+    return metrics | phase.seconds, groups
+
+
+def _frozen_logprobs(
+    state: TrainState, reference: Reference | None, micro_batches: list[MicroBatch], cfg: RLConfig
+) -> dict[str, list[torch.Tensor]]:
+    """Logprobs that stay fixed during the step's updates: the old policy's, and the reference's where KL is on."""
+    frozen = {}
+    if cfg.old_logprobs is OldLogprobs.trainer:
+        frozen["old_logprobs"] = token_logprobs(state, micro_batches)
+    else:
+        frozen["old_logprobs"] = [b.extras["sampler_logprobs"] for b in micro_batches]
+    if reference is not None:
+        with reference.lent_to(state.module):
+            frozen["ref_logprobs"] = token_logprobs(state, micro_batches)
+    return frozen
+
+
+def _loss(batch: MicroBatch, token_loss: torch.Tensor, cfg: RLConfig) -> LossOutput:
+    """GRPO on logprobs = -token_loss, with the trainer-sampler difference measured beside it."""
+    out = grpo_loss(batch, -token_loss, cfg.objective)
+    difference = (batch.extras["sampler_logprobs"] + token_loss.detach()).abs()
+    out.metrics["rl/sampler_trainer_diff"] = (batch.loss_weights * difference).sum()
+    return out
+
+
+def _mean(updates: list[dict[str, float]]) -> dict[str, float]:
+    """Mean over the step's updates; the trainer-sampler difference is the first one's, made with the same weights."""
+    if not updates:  # every group scored the same: nothing to learn from in this step
+        return {}
+    metrics = {key: float(np.mean([u[key] for u in updates])) for key in updates[0]}
+    metrics["rl/sampler_trainer_diff"] = updates[0]["rl/sampler_trainer_diff"]
+    return metrics

@@ -1,0 +1,64 @@
+"""Rows, weights and micro-batches: what is trained, how much it weighs, and that ranks cannot change it."""
+
+import numpy as np
+import pytest
+import torch
+
+from rl.batch import LossWeighting, Row, collate, minibatches, row_weights
+
+
+def rows(*lengths):
+    return [Row([7, 8] + list(range(10, 10 + n)), 2, [-0.5] * n, float(i)) for i, n in enumerate(lengths)]
+
+
+def test_weights_by_hand():
+    assert row_weights(rows(1, 3), LossWeighting.per_answer) == pytest.approx([1 / 2, 1 / 6])
+    assert row_weights(rows(1, 3), LossWeighting.token_mean) == pytest.approx([1 / 4, 1 / 4])
+
+
+def test_only_response_labels_carry_weight():
+    batch = collate(rows(2, 1), [0.25, 0.5], pad_id=0)
+    assert batch.tokens.tolist() == [[7, 8, 10], [7, 8, 0]]
+    assert batch.labels.tolist() == [[8, 10, 11], [8, 10, 0]]
+    assert batch.loss_weights.tolist() == [[0.0, 0.25, 0.25], [0.0, 0.5, 0.0]]
+    assert batch.extras["advantages"].tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert batch.extras["sampler_logprobs"].tolist() == [[0.0, -0.5, -0.5], [0.0, -0.5, 0.0]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("weighting", LossWeighting)
+def test_weights_of_a_minibatch_sum_to_one_over_ranks_and_every_row_is_there_once(world, weighting):
+    data = rows(*np.random.default_rng(0).integers(1, 40, size=23).tolist())
+    parts = [
+        minibatches(
+            data, 2, weighting=weighting, rng=np.random.default_rng(1), rank=r, world=world, max_tokens=96, pad_id=0
+        )
+        for r in range(world)
+    ]
+    seen = []
+    for index in range(2):
+        batches = [b for part in parts for b in part[index]]
+        assert sum(b.loss_weights.double().sum() for b in batches).item() == pytest.approx(1.0, abs=1e-6)
+        assert len({len(part[index]) for part in parts}) == 1  # collectives match
+        for b in batches:
+            mask = b.loss_weights > 0
+            seen += [v for v, m in zip(b.extras["advantages"].amax(1).tolist(), mask.any(1).tolist(), strict=True) if m]
+    assert sorted(seen) == [float(i) for i in range(23)]
+
+
+def test_more_ranks_than_rows_still_match():
+    parts = [
+        minibatches(
+            rows(3),
+            1,
+            weighting=LossWeighting.per_answer,
+            rng=np.random.default_rng(0),
+            rank=r,
+            world=2,
+            max_tokens=96,
+            pad_id=0,
+        )
+        for r in range(2)
+    ]
+    assert [len(p[0]) for p in parts] == [1, 1]
+    assert sum(p[0][0].loss_weights.sum() for p in parts) == torch.tensor(1.0)
