@@ -26,10 +26,11 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
 )
 from megatron.core.transformer import MLATransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
-from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
+from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
 from modeling.attention import CoreAttention, RMSNorm  # noqa: E402
+from modeling.experts import BatchedExperts  # noqa: E402
 
 
 def build_model(
@@ -198,6 +199,11 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     for name in ("input_layernorm", "pre_mlp_layernorm"):
         if getattr(layer, name) is not IdentityOp:
             setattr(layer, name, RMSNorm)
+    if _is_moe(layer.mlp) and cfg.experts is not Experts.sequential:
+        shared = layer.mlp.keywords["submodules"].shared_experts
+        layer.mlp = functools.partial(
+            MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared)
+        )
     attention = layer.self_attention.submodules
     attention.core_attention = CoreAttention
     attention.q_layernorm = attention.kv_layernorm = RMSNorm

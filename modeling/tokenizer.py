@@ -16,9 +16,9 @@ EOS, PAD = "<eos>", "<pad>"
 SPECIAL = (PAD, EOS, "<think>", "</think>", "<answer>", "</answer>")
 _FILE = "tokenizer.json"
 _DIGITS = Regex(r"\p{N}{1,3}")
-# Line breaks, runs of letters with the space before them, marks one by one: `3+5=8` is five tokens.
-_PIECES = Regex(r"\r?\n| ?\p{L}+|\p{N}+|\s+|[^\s\p{L}\p{N}]")
-# Numbers of up to two digits and 100 to 120 fill the tiny corpus; the rest are merged like any other text.
+# Line breaks, runs of letters, marks one by one, each with the space before it: `3+5=8: +8` is seven tokens.
+_PIECES = Regex(r"\r?\n| ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]|\s+")
+# All numbers of up to three digits are tokens of their own.
 _WHOLE_NUMBERS = 1000
 
 

@@ -6,6 +6,7 @@ A fork server imports torch and Megatron once (seconds); each rank is then a for
 import multiprocessing
 import multiprocessing.connection
 import os
+import pickle
 import socket
 import time
 import traceback
@@ -52,7 +53,7 @@ def _results(pipes: list[Connection], timeout_s: float) -> list[Any]:
         for pipe in ready:
             rank = waiting[pipe]
             try:
-                failure, results[rank] = pipe.recv()
+                failure, results[rank] = pickle.loads(pipe.recv_bytes())
             except EOFError:
                 raise RuntimeError(f"rank {rank} died") from None
             if failure is not None:
@@ -77,7 +78,7 @@ def _work(
         answer = (None, function(*args))
     except BaseException:  # the parent shows it, whatever it is
         answer = (traceback.format_exc(), None)
-    pipe.send(answer)
+    pipe.send_bytes(pickle.dumps(answer))  # by value: pipe.send would share tensors by handles that die with us
     pipe.close()
     for child in multiprocessing.active_children():  # the checkpoint writer's
         child.kill()
