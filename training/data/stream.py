@@ -37,7 +37,7 @@ class DocumentStream:
         self._ahead: list[list[int]] = []  # encoded and not given out yet, last first
 
     def next_batch(self, tokens: int) -> list[list[int]]:
-        """The next documents, up to and with the one that makes it `tokens` labels (a document of n tokens has n - 1)."""
+        """The next documents, up to and with the one that makes it `tokens` labels (n tokens have n - 1)."""
         batch, labels = [], 0
         while labels < tokens:
             batch.append(self.next_document())
@@ -49,7 +49,7 @@ class DocumentStream:
         if not self._ahead:
             texts = [document(self.cfg, self.seed, self.position + i) for i in range(CHUNK)]
             self._ahead = [[*ids, self.eos_id] for ids in self.encode(texts)][::-1]
-        ids = self._ahead.pop()
+        ids = self._ahead[-1]
         if len(ids) > self.max_document_tokens:
             raise ConfigError(
                 "model.max_position_embeddings",
@@ -58,7 +58,7 @@ class DocumentStream:
                 f"set {len(ids)} or more, or a larger pretrain.tokenizer_vocab",
             )
         self.position += 1
-        return ids
+        return self._ahead.pop()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types, the same on every rank."""
