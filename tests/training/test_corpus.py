@@ -8,14 +8,7 @@ import pytest
 from infra.errors import ConfigError
 from rl.tasks.base import Template
 from tests.arithmetic import numbers_in, value_of
-from tests.training.corpus_reader import (
-    COMPARISONS,
-    SUMS,
-    Searched,
-    judged,
-    question_of,
-    read_search,
-)
+from tests.training.corpus_reader import COMPARISONS, SUMS, Searched, judged, question_of, read_search
 from tests.training.test_countdown_data import HELD_OUT, brute_force
 from training.data.corpus import CorpusConfig, corpus_hash, document, documents
 
