@@ -12,7 +12,7 @@ from collections.abc import Iterable
 _WORDS = re.compile(
     r"\b(?:(?:re)?check(?:s|ed|ing)?|verif(?:y|ies|ied|ying)|wait|reconsider|re-?(?:examine|evaluate))\b"
     r"|检查|验算|验证|等等|重新|再想",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # ASCII: a word ends where Chinese begins, for who mixes languages
 )
 
 
