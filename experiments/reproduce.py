@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.config import Config
 from experiments.figures import draw
 from experiments.stages import evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import table, three_answers, write_json
 from infra.tracking import git_state
 from training import parallel
-
-RELEASED_BASE = Path(__file__).parent / "base"
 
 
 def run(cfg: Config) -> None:
@@ -61,6 +61,16 @@ class Stopwatch:
                 write_json(self.path, self.seconds)
 
 
+def _answers(folder: Path) -> list[tuple[str, list[dict]]]:
+    """(name, answers) of base, the middle of the run and its end."""
+    curve = sorted((folder / "zero" / "evaluations").glob("step_*.parquet"))
+    middle = curve[len(curve) // 2 : len(curve) // 2 + 1] if len(curve) > 2 else []
+    files = [("base", folder / "base_answers.parquet")]
+    files += [(f"R1-Zero at step {int(path.stem.split('_')[1])}", path) for path in middle]
+    files.append(("R1-Zero at the end", folder / "zero_answers.parquet"))
+    return [(name, pd.read_parquet(path).to_dict("records")) for name, path in files]
+
+
 def _once(path: Path, measure: Callable[[], dict]) -> dict:
     """A measurement kept on disk: read where it is there, made and written where not."""
     known = parallel.broadcast_object(json.loads(path.read_text()) if parallel.is_main() and path.exists() else None)
@@ -95,11 +105,9 @@ def _report(cfg: Config, folder: Path, watch: Stopwatch, base: dict, zero: dict,
     }
     write_json(folder / "summary.json", summary)
 
-    answers = folder / "zero" / "evaluations"
-    middle = sorted(answers.glob("step_*.parquet"))
     print("\n" + table(base, zero))
     print("\nOne held-out question (the first that the end answers right at its first try):")
-    print(three_answers(folder / "base_answers.parquet", middle, folder / "zero_answers.parquet"))
+    print(three_answers(_answers(folder)))
     print("\nSeconds: " + ", ".join(f"{part} {value:.0f}" for part, value in summary["seconds"].items()))
     print("Figures: " + " ".join(str(path) for path in figures))
     print(f"Summary: {folder / 'summary.json'}\nLook closer: make dashboard | make mlflow")

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from rl.evaluate import Evaluation
 
-SUMMARY_KEYS = ("pass_at_1", "majority_at_8", "response_tokens", "reflection_rate", "format_rate", "questions")
-
 
 def as_summary(evaluation: Evaluation) -> dict:
     """The figures of one model, as summary.json holds them."""
@@ -24,6 +22,15 @@ def as_summary(evaluation: Evaluation) -> dict:
         "questions": evaluation.questions,
         "samples": evaluation.samples,
     }
+
+
+def evaluation_table(scores: dict) -> str:
+    """One model's figures, a line each."""
+    lines = []
+    for name, value in scores.items():
+        shown = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**value) if isinstance(value, dict) else f"{value:.3f}"
+        lines.append(f"{name:<18}{value if isinstance(value, int) else shown}")
+    return "\n".join(lines)
 
 
 def write_json(path: Path, value: dict) -> None:

@@ -49,7 +49,7 @@ class DType(Enum):
 class ModelConfig:
     """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""
 
-    vocab_size: int = 1536
+    vocab_size: int = 576
     """Rows of the embedding and of the head; at least the tokenizer's size."""
     hidden_size: int = 128
     """Width of the residual stream."""

@@ -18,8 +18,6 @@ _FILE = "tokenizer.json"
 _DIGITS = Regex(r"\p{N}{1,3}")
 # Line breaks, runs of letters, marks one by one, each with the space before it: `3+5=8: +8` is seven tokens.
 _PIECES = Regex(r"\r?\n| ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]|\s+")
-# All numbers of up to three digits are tokens of their own.
-_WHOLE_NUMBERS = 1000
 
 
 class Tokenizer:
@@ -37,14 +35,11 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Learn at most vocab_size tokens from texts. Raises ConfigError for less than the bytes and numbers need."""
-        least = 256 + len(SPECIAL) + _WHOLE_NUMBERS
+        """Learn at most vocab_size tokens from texts. Raises ConfigError for less than the bytes need."""
+        least = 256 + len(SPECIAL)
         if vocab_size < least:
             raise ConfigError(
-                "pretrain.tokenizer_vocab",
-                vocab_size,
-                "bytes, numbers and special tokens do not fit",
-                f"set {least} or more",
+                "pretrain.tokenizer_vocab", vocab_size, "bytes and special tokens do not fit", f"set {least} or more"
             )
         tokenizer = HFTokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -61,14 +56,15 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        tokenizer.train_from_iterator(_with_numbers(texts), trainer)
+        tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """From a Hugging Face folder, or a run's model/. Raises CheckpointError where there is none."""
+        """From a Hugging Face folder, a run, or a checkpoint of one. Raises CheckpointError where there is none."""
         folder = Path(folder)
-        path = next((p for p in (folder / _FILE, folder / "model" / _FILE) if p.exists()), None)
+        run = folder.parent.parent  # of run/checkpoints/step_00000100
+        path = next((p / _FILE for p in (folder, folder / "model", run) if (p / _FILE).exists()), None)
         if path is None:
             raise CheckpointError(f"{folder}: holds no {_FILE}; give the folder of a model that r1 pretrain made")
         try:
@@ -103,10 +99,3 @@ class Tokenizer:
         """The text, special tokens included; bytes that are no UTF-8 become the replacement character."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
-
-def _with_numbers(texts: Iterable[str]) -> Iterable[str]:
-    """The texts, and every number of up to three digits often enough to become one token each."""
-    yield from texts
-    numbers = " ".join(str(n) for n in range(_WHOLE_NUMBERS))
-    for _ in range(1000):
-        yield numbers

@@ -1,17 +1,9 @@
 """Group-relative advantages: an answer is judged against its siblings (R1 eq. 3, DSM §4.1.2)."""
 
-from enum import Enum
-
 import torch
 from torch import Tensor
 
-
-class AdvantageKind(Enum):
-    """Which baseline and which scale a group uses."""
-
-    group_std = "group_std"
-    group_mean = "group_mean"
-    leave_one_out = "leave_one_out"
+from rl.config import AdvantageKind
 
 
 def group_advantages(rewards: Tensor, kind: AdvantageKind = AdvantageKind.group_std, eps: float = 1e-6) -> Tensor:

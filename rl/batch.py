@@ -1,22 +1,15 @@
 """From scored groups to micro-batches: rows, masks, loss weights, and who trains what."""
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl.config import LossWeighting
 from rl.types import Group
 from training.data.packing import balanced_micro_batches
 from training.step import MicroBatch
-
-
-class LossWeighting(Enum):
-    """How tokens are averaged."""
-
-    per_answer = "per_answer"
-    token_mean = "token_mean"
 
 
 @dataclass(slots=True)

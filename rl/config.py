@@ -1,14 +1,26 @@
-"""The settings of a GRPO stage (R1 §2.2; DSM §4.1)."""
+"""The settings of a GRPO stage (R1 §2.2; DSM §4.1); without torch."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 from infra.errors import ConfigError
-from rl.advantages import AdvantageKind
-from rl.batch import LossWeighting
-from rl.objectives.grpo import GRPOConfig
-from training.optimizer import OptimizerConfig
+from training.config import OptimizerConfig
 from training.schedules import ScheduleConfig
+
+
+class AdvantageKind(Enum):
+    """Which baseline and which scale a group uses."""
+
+    group_std = "group_std"
+    group_mean = "group_mean"
+    leave_one_out = "leave_one_out"
+
+
+class LossWeighting(Enum):
+    """How tokens are averaged."""
+
+    per_answer = "per_answer"
+    token_mean = "token_mean"
 
 
 class OldLogprobs(Enum):
@@ -16,6 +28,26 @@ class OldLogprobs(Enum):
 
     trainer = "trainer"
     sampler = "sampler"
+
+
+@dataclass(kw_only=True, slots=True)
+class GRPOConfig:
+    """The objective's constants. R1's own: clip_low = clip_high = 10, kl_coef = 0.001 (R1 §2.2)."""
+
+    clip_low: float = 0.2
+    "The ratio is clipped from below at 1 - clip_low."
+    clip_high: float = 0.2
+    "The ratio is clipped from above at 1 + clip_high; larger than clip_low leaves room for rare tokens (asymmetric)."
+    kl_coef: float = 0.0
+    "Weight of the k3 KL estimator to the reference policy; 0 keeps no reference."
+
+    def __post_init__(self) -> None:
+        for key in ("clip_low", "clip_high"):
+            if getattr(self, key) <= 0:
+                value = getattr(self, key)
+                raise ConfigError(f"rl.objective.{key}", value, "an empty clip range stops all learning", "set 0.2")
+        if self.kl_coef < 0:
+            raise ConfigError("rl.objective.kl_coef", self.kl_coef, "a negative weight rewards drift", "set 0 or more")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,12 +76,16 @@ class RLConfig:
     "Steps after which the reference policy is replaced by the present one (R1: 400); read where kl_coef > 0."
     objective: GRPOConfig = field(default_factory=GRPOConfig)
     "Clip range and KL weight."
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, beta2=0.99, weight_decay=0.0))
     "The optimiser of the policy."
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    "Learning rate over the stage."
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(warmup=0.0, decay=0.0, mtp_lambda=0.0, mtp_lambda_late=0.0, bias_speed=0.0)
+    )
+    "Learning rate over the stage; MTP and the router's bias rest by default."
     micro_batch_tokens: int = 8192
     "Padded tokens of one forward and backward pass on one rank."
+    sample_groups: int = 4
+    "Groups of each step whose answers are kept, all of them, for the dashboard."
     rollout_rows: int = 128
     "Answers written at the same time on one rank."
     evaluate_every: int = 10

@@ -1,17 +1,26 @@
 """Evaluation on held-out questions: pass@1, pass@k, majority@k, length, format, reflection, with intervals."""
 
+from __future__ import annotations
+
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from infra.errors import ConfigError
 from rl.evaluate_stats import bootstrap_interval, majority_at_k, pass_at_k
+from rl.metrics import sample_rows
 from rl.reflection import reflects
 from rl.rewards.accuracy import answer_of
 from rl.rewards.base import RewardConfig, score_groups
 from rl.rollout.engine import RolloutEngine
 from rl.tasks.base import Task
 from rl.types import Group
+
+if TYPE_CHECKING:
+    from modeling.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,6 +97,16 @@ def evaluate(
     groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
     score_groups(groups, task, reward)
     return summarise(groups)
+
+
+def write_answers(path: Path, evaluation: Evaluation, step: int, tokenizer: Tokenizer) -> None:
+    """The evaluation's answers as Parquet, in the columns of the training samples; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    import pandas as pd  # slow to import, and the settings above are read before any work
+
+    scratch = path.with_suffix(".tmp")
+    pd.DataFrame(sample_rows(evaluation.groups, step, tokenizer)).to_parquet(scratch, compression="zstd")
+    os.replace(scratch, path)
 
 
 def summarise(groups: list[Group]) -> Evaluation:

@@ -9,6 +9,7 @@ import torch
 
 from rl.advantages import group_advantages, zero_variance
 from rl.batch import minibatches, rows_of
+from rl.config import OldLogprobs, RLConfig
 from rl.metrics import rollout_metrics
 from rl.objectives.grpo import grpo_loss
 from rl.policy import Reference
@@ -16,7 +17,6 @@ from rl.questions import Questions
 from rl.rewards.base import RewardConfig, score_groups
 from rl.rollout.engine import RolloutEngine
 from rl.tasks.base import Task
-from rl.config import OldLogprobs, RLConfig
 from rl.types import Group
 from training import parallel
 from training.losses import LossOutput
@@ -102,12 +102,11 @@ def _frozen_logprobs(
     """Logprobs that stay fixed during the step's updates: the old policy's, and the reference's where KL is on."""
     frozen = {}
     if cfg.old_logprobs is OldLogprobs.trainer:
-        frozen["old_logprobs"] = token_logprobs(state, micro_batches)
+        frozen["old_logprobs"] = token_logprobs(state.model, micro_batches)
     else:
         frozen["old_logprobs"] = [b.extras["sampler_logprobs"] for b in micro_batches]
     if reference is not None:
-        with reference.lent_to(state.module):
-            frozen["ref_logprobs"] = token_logprobs(state, micro_batches)
+        frozen["ref_logprobs"] = reference.logprobs(state.model, state.module, micro_batches)
     return frozen
 
 

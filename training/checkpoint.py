@@ -20,6 +20,7 @@ from torch import nn
 
 from infra.errors import CheckpointError
 from modeling.config import ModelConfig
+from modeling.tokenizer import Tokenizer
 from training import parallel, storage
 from training.state import TrainState
 
@@ -125,10 +126,37 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
         storage.read_plain_weights(module, found)
 
 
+def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
+    """Write the network and its tokenizer to `folder` in Hugging Face layout, whole or not at all; -> folder.
+
+    Every rank calls it. Raises CheckpointError where the disk is full.
+    """
+    from modeling import hf
+
+    def write() -> None:
+        hf.save_pretrained(state.module, state.model_cfg, folder)
+        tokenizer.save(folder)
+
+    _on_main(write, folder, storage.num_bytes(state))
+    return folder
+
+
 _PLAIN_ONLY = (
     "was written by ranks that each held the whole model, and cannot be split; "
     "train on with parallel.tensor=1 pipeline=1 expert=1, or start from a Hugging Face folder"
 )
+
+
+def model_config(path: Path) -> ModelConfig:
+    """The shape of the model in a checkpoint or a Hugging Face folder, as resolve() gives it."""
+    meta = Path(path) / "meta.json"
+    if not meta.exists():
+        from modeling import hf
+
+        return hf.config_from(path)
+    fields = json.loads(meta.read_text())["model"]
+    types = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    return ModelConfig(**{k: types[k][v] if isinstance(types[k], type(Enum)) else v for k, v in fields.items()})
 
 
 def resolve(path: Path) -> Path:

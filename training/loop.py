@@ -8,34 +8,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from infra.errors import ConfigError
 from infra.progress import Progress
 from training import checkpoint, parallel
+from training.config import LoopConfig
 from training.state import TrainState
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-@dataclass(kw_only=True, slots=True)
-class LoopConfig:
-    """How often the loop does what is not training."""
-
-    evaluate_every: int = 200
-    """Steps between evaluations; one more comes at the end."""
-    save_every: int = 200
-    """Steps between checkpoints; one more comes at the end."""
-    keep_last: int = 2
-    """Checkpoints that are kept."""
-
-    def __post_init__(self) -> None:
-        for key in ("evaluate_every", "save_every", "keep_last"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"loop.{key}", getattr(self, key), "has to be positive", "set at least 1")
 
 
 class MetricLog(Protocol):

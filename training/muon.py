@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.optimizer import OptimizerConfig, init_moments
+from training.config import OptimizerConfig
+from training.optimizer import init_moments
 
 from megatron.core import parallel_state  # isort: skip
 from megatron.core import optimizer as megatron_optimizer  # isort: skip

@@ -5,62 +5,18 @@ state fits every layout.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from infra.errors import ConfigError
-from training.parallel import ParallelConfig
+from training.config import OptimizerConfig, OptimizerName, ParallelConfig
 
 if TYPE_CHECKING:  # Megatron takes seconds to import, which a mistyped setting should not cost
     import megatron.core.optimizer as megatron_optimizer
     from megatron.core.distributed import DistributedDataParallel
     from megatron.core.optimizer.optimizer import MegatronOptimizer
-
-
-class OptimizerName(Enum):
-    """Which update the hidden matrices get; embeddings, head, router and norms always get AdamW."""
-
-    adamw = "adamw"
-    muon = "muon"
-
-
-@dataclass(kw_only=True, slots=True)
-class OptimizerConfig:
-    """The optimiser (V3 §4.2; Muon as in Moonlight and Keller Jordan's notes)."""
-
-    name: OptimizerName = OptimizerName.adamw
-    """adamw for all, or muon for the hidden matrices and adamw for the rest."""
-    lr: float = 3e-3
-    """Peak learning rate of AdamW."""
-    muon_lr: float = 0.02
-    """Peak learning rate of Muon; both follow the same schedule."""
-    muon_momentum: float = 0.95
-    """Momentum of Muon (Nesterov)."""
-    beta1: float = 0.9
-    """AdamW's decay of the mean of gradients."""
-    beta2: float = 0.95
-    """AdamW's decay of the mean of squares."""
-    eps: float = 1e-8
-    """Added to AdamW's root."""
-    weight_decay: float = 0.1
-    """Decoupled, times the learning rate; vectors (norms) have none."""
-    clip_grad: float = 1.0
-    """Largest norm of the gradient over all weights; 0 leaves it as it is."""
-
-    def __post_init__(self) -> None:
-        for key in ("lr", "muon_lr", "eps"):
-            if getattr(self, key) <= 0:
-                raise ConfigError(f"optimizer.{key}", getattr(self, key), "has to be positive", "set it above 0")
-        for key in ("weight_decay", "clip_grad"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"optimizer.{key}", getattr(self, key), "cannot be negative", "set 0 for none")
-        for key in ("beta1", "beta2", "muon_momentum"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"optimizer.{key}", getattr(self, key), "is a decay", "set it from 0 to below 1")
 
 
 class AdamW(torch.optim.Optimizer):

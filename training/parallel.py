@@ -8,9 +8,7 @@ import logging
 import os
 import random
 import warnings
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
 from types import ModuleType
 from typing import Any
 
@@ -20,54 +18,11 @@ import torch.distributed as dist
 
 from infra.errors import ConfigError
 from modeling import cpu
+from training.config import Backend, ParallelConfig
 
 warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine|apex)\b")
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
 logging.getLogger("megatron").setLevel(logging.ERROR)  # the terminal is the user's
-
-
-class Backend(Enum):
-    """The communication library."""
-
-    auto = "auto"
-    gloo = "gloo"
-    nccl = "nccl"
-
-
-@dataclass(kw_only=True, slots=True)
-class ParallelConfig:
-    """How the work is laid out over processes. What tensor, pipeline and context leave over is data parallel."""
-
-    nproc: int = 0
-    """Processes on this machine; 0 takes the scale's own number."""
-    tensor: int = 1
-    """Ranks that share each matrix."""
-    pipeline: int = 1
-    """Stages that the layers are cut into."""
-    expert: int = 1
-    """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
-    context: int = 1
-    """Ranks that share a row's tokens."""
-    zero1: bool = False
-    """Whether the optimiser's state is split over the data-parallel ranks."""
-    backend: Backend = Backend.auto
-    """gloo or nccl; auto takes nccl where CUDA is there."""
-
-    def __post_init__(self) -> None:
-        if self.nproc < 0:
-            raise ConfigError("parallel.nproc", self.nproc, "cannot be negative", "set 0 for the scale's own number")
-        for key in ("tensor", "pipeline", "expert", "context"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"parallel.{key}", getattr(self, key), "has to be positive", "set 1 for none")
-        if self.context > 1:
-            raise ConfigError(
-                "parallel.context", self.context, "rows are not split over ranks", "set parallel.context=1"
-            )
-
-    @property
-    def replicated(self) -> bool:
-        """Whether every rank holds the whole model and the whole optimiser."""
-        return self.tensor == self.pipeline == self.expert == 1 and not self.zero1
 
 
 def init(cfg: ParallelConfig, seed: int) -> None:

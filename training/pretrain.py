@@ -1,63 +1,108 @@
 """Pre-training: documents -> next-token and MTP loss -> a base model (V3 §4)."""
 
-from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
-from infra.errors import ConfigError
 from infra.tracking import Tracker
-from modeling import hf
 from modeling.config import ModelConfig
 from modeling.mtp import mtp_acceptance
-from modeling.router import maxvio
 from modeling.tokenizer import Tokenizer
-from training import parallel
-from training.data.corpus import CorpusConfig, documents
+from training import checkpoint, parallel
+from training.config import LoopConfig, ParallelConfig, PretrainConfig, Rows
+from training.data.corpus import CorpusConfig, document
+from training.data.packing import by_length_batches, packed_batches
 from training.data.stream import DocumentStream
-from training.loop import LoopConfig, run_loop
+from training.loop import run_loop
 from training.losses import next_token_loss
-from training.optimizer import OptimizerConfig
-from training.parallel import ParallelConfig
-from training.schedules import Schedule, ScheduleConfig
+from training.schedules import Schedule
 from training.state import TrainState, build_state
-from training.step import token_logprobs, train_step
+from training.step import MicroBatch, token_logprobs, train_step
+
+EVALUATION_SEED = 1 << 20
+"Documents of this seed are only evaluated on; run.seed stays below it."
 
 
-class Rows(Enum):
-    """How documents become rows; in neither does attention cross a document's end."""
+def run(
+    *,
+    model_cfg: ModelConfig,
+    parallel_cfg: ParallelConfig,
+    corpus: CorpusConfig,
+    cfg: PretrainConfig,
+    run_dir: Path,
+    seed: int,
+    tracker: Tracker,
+    config: dict,
+) -> Path:
+    """Pre-train a base; -> run_dir/model in Hugging Face layout, tokenizer included.
 
-    by_length = "by_length"
-    packed = "packed"
+    Every rank calls it, after parallel.init. A run cut short goes on from its last checkpoint. config: the resolved
+    config, kept with every checkpoint.
+    """
+    tokenizer = _tokenizer(corpus, cfg, run_dir, seed)
+    model_cfg = model_cfg.for_vocab(tokenizer.num_tokens)
+    stream = _stream(tokenizer, corpus, seed, model_cfg)
+    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="pretrain", data=stream)
+    schedule = Schedule(cfg.schedule, total=cfg.tokens)
+    held_out = _stream(tokenizer, corpus, EVALUATION_SEED, model_cfg)
+    unseen = _micro_batches(
+        [held_out.next_document() for _ in range(cfg.evaluate_documents)], cfg, model_cfg, tokenizer.pad_id
+    )
+
+    def step(state: TrainState) -> dict[str, float]:
+        now = schedule.at(state.tokens_seen, step=state.step)
+        batches = _micro_batches(stream.next_batch(cfg.batch_tokens), cfg, model_cfg, tokenizer.pad_id)
+        metrics = train_step(state, batches, next_token_loss, now)
+        return metrics | {"train/mtp_lambda": now.mtp_lambda} | mtp_acceptance()
+
+    def evaluation(state: TrainState) -> dict[str, float]:
+        logprobs = token_logprobs(state.model, unseen)
+        loss = -sum(float((batch.loss_weights * lp).sum()) for batch, lp in zip(unseen, logprobs, strict=True))
+        return {"eval/loss": sum(parallel.gather_objects(loss)) / _copies(parallel_cfg)}
+
+    run_loop(
+        state,
+        LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
+        name="pretrain",
+        step_fn=step,
+        run_dir=run_dir,
+        config=config,
+        tracker=tracker,
+        total_tokens=cfg.tokens,
+        evaluate_fn=evaluation,
+    )
+    return checkpoint.export(state, run_dir / "model", tokenizer)
 
 
-@dataclass(kw_only=True, slots=True)
-class PretrainConfig:
-    """The pre-training stage."""
+def _tokenizer(corpus: CorpusConfig, cfg: PretrainConfig, run_dir: Path, seed: int) -> Tokenizer:
+    """The run's tokenizer: trained on rank 0 on the first documents of the corpus, read by the others."""
+    if parallel.is_main() and not (run_dir / "tokenizer.json").exists():
+        texts = (document(corpus, seed, i) for i in range(cfg.tokenizer_documents))
+        Tokenizer.train(texts, cfg.tokenizer_vocab).save(run_dir)
+    parallel.barrier()
+    return Tokenizer.load(run_dir)
 
-    tokens: int = 4_000_000
-    "Tokens to train on."
-    batch_tokens: int = 4096
-    "Tokens of one optimiser step, over all ranks."
-    micro_batch_tokens: int = 4096
-    "Padded tokens of one forward and backward pass on one rank."
-    rows: Rows = Rows.by_length
-    "by_length: a document a row, rows of like length together; packed: rows filled with several documents."
-    tokenizer_vocab: int = 1536
-    "Vocabulary of the tokenizer, which is trained first, on the corpus."
-    tokenizer_documents: int = 20_000
-    "Documents that the tokenizer is trained on."
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    "Optimiser of the stage."
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    "Learning rate, MTP weight and bias speed over the stage."
-    evaluate_every: int = 200
-    "Steps between measurements of the loss on documents that are not trained on."
-    evaluate_documents: int = 256
-    "How many such documents."
-    save_every: int = 200
-    "Steps between checkpoints."
 
-    def __post_init__(self) -> None:
-        for key in ("tokens", "batch_tokens", "micro_batch_tokens", "evaluate_every", "save_every"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"pretrain.{key}", getattr(self, key), "nothing would be trained", "set at least 1")
+def _stream(tokenizer: Tokenizer, corpus: CorpusConfig, seed: int, model_cfg: ModelConfig) -> DocumentStream:
+    return DocumentStream(
+        tokenizer.encode_batch,
+        corpus,
+        seed,
+        eos_id=tokenizer.eos_id,
+        max_document_tokens=model_cfg.max_position_embeddings,
+    )
+
+
+def _micro_batches(
+    documents: list[list[int]], cfg: PretrainConfig, model_cfg: ModelConfig, pad_id: int
+) -> list[MicroBatch]:
+    """This rank's share of the step's rows."""
+    share = dict(
+        rank=parallel.data_rank(), world=parallel.data_size(), max_tokens=cfg.micro_batch_tokens, pad_id=pad_id
+    )
+    if cfg.rows is Rows.packed:
+        return packed_batches(documents, row_tokens=model_cfg.max_position_embeddings, **share)
+    return by_length_batches(documents, **share)
+
+
+def _copies(cfg: ParallelConfig) -> int:
+    """Ranks that hold the same share of the data."""
+    return parallel.world() // parallel.data_size()

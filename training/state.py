@@ -9,8 +9,8 @@ from torch import nn
 from modeling.build import build_model
 from modeling.config import ModelConfig
 from training import parallel
-from training.optimizer import OptimizerConfig, build_optimizer
-from training.parallel import ParallelConfig
+from training.config import OptimizerConfig, ParallelConfig
+from training.optimizer import build_optimizer
 from training.step import finalize_gradients
 
 from megatron.core import parallel_state  # isort: skip  -- after the CPU layer, which parallel installs

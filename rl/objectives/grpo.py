@@ -1,33 +1,11 @@
 """GRPO: clipped ratio with a KL penalty in the loss (DSM eq. 3-4; R1 eq. 1-2)."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from infra.errors import ConfigError
+from rl.config import GRPOConfig
 from training.losses import LossOutput
 from training.step import MicroBatch
-
-
-@dataclass(kw_only=True, slots=True)
-class GRPOConfig:
-    """The objective's constants. R1's own: clip_low = clip_high = 10, kl_coef = 0.001 (R1 §2.2)."""
-
-    clip_low: float = 0.2
-    "The ratio is clipped from below at 1 - clip_low."
-    clip_high: float = 0.2
-    "The ratio is clipped from above at 1 + clip_high; larger than clip_low leaves room for rare tokens (asymmetric)."
-    kl_coef: float = 0.0
-    "Weight of the k3 KL estimator to the reference policy; 0 keeps no reference."
-
-    def __post_init__(self) -> None:
-        for key in ("clip_low", "clip_high"):
-            if getattr(self, key) <= 0:
-                value = getattr(self, key)
-                raise ConfigError(f"rl.objective.{key}", value, "an empty clip range stops all learning", "set 0.2")
-        if self.kl_coef < 0:
-            raise ConfigError("rl.objective.kl_coef", self.kl_coef, "a negative weight rewards drift", "set 0 or more")
 
 
 def grpo_loss(batch: MicroBatch, logprobs: Tensor, cfg: GRPOConfig) -> LossOutput:

@@ -22,8 +22,10 @@ class RewardConfig:
     "Reward of a wrong answer in the right format."
 
     def __post_init__(self) -> None:
-        if self.accuracy <= 0:
-            raise ConfigError("reward.accuracy", self.accuracy, "a right answer has to earn something", "set 1.0")
+        if not 0 < self.accuracy < float("inf"):
+            raise ConfigError(
+                "reward.accuracy", self.accuracy, "a right answer has to earn something finite", "set 1.0"
+            )
         if not 0 <= self.format < self.accuracy:
             raise ConfigError(
                 "reward.format", self.format, "has to be at least 0 and less than a right answer earns", "set 0.1"

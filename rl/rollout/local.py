@@ -2,8 +2,9 @@
 
 import hashlib
 
-from modeling.config import ModelConfig
 from modeling.generate import Generator, SamplingConfig
+
+from modeling.config import ModelConfig
 from modeling.tokenizer import Tokenizer
 from rl.types import Completion, Question
 from training import parallel
@@ -71,4 +72,13 @@ class LocalEngine:
             entropies=sampled.entropies,
             stopped=sampled.stopped,
             version=self.version,
+            thinking_tokens=self._thinking_tokens(sampled.tokens),
         )
+
+    def _thinking_tokens(self, tokens: list[int]) -> int:
+        """Tokens between <think> and </think>, or to the end where it is not closed."""
+        if self.tokenizer.think_id not in tokens:
+            return 0
+        start = tokens.index(self.tokenizer.think_id) + 1
+        rest = tokens[start:]
+        return rest.index(self.tokenizer.think_end_id) if self.tokenizer.think_end_id in rest else len(rest)

@@ -6,9 +6,9 @@ Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymme
 from dataclasses import dataclass
 from pathlib import Path
 
+from modeling.sampling import SamplingConfig
+
 from infra.tracking import Tracker
-from modeling import hf
-from modeling.generate import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
 from rl.evaluate import EvaluateConfig, evaluate, write_answers
@@ -20,9 +20,9 @@ from rl.rollout.local import LocalEngine
 from rl.step import rl_step
 from rl.tasks.base import TaskConfig
 from rl.tasks.mix import build_task
-from training import parallel
-from training.loop import LoopConfig, run_loop
-from training.parallel import ParallelConfig
+from training import checkpoint, parallel
+from training.config import LoopConfig, ParallelConfig
+from training.loop import run_loop
 from training.schedules import Schedule
 from training.state import TrainState, build_state
 
@@ -42,7 +42,7 @@ class ZeroData:
 
     def load_state_dict(self, state: dict) -> None:
         self.questions.load_state_dict(state["questions"])
-        if self.reference:
+        if self.reference and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
 
 
@@ -60,37 +60,56 @@ def run(
     tracker: Tracker,
     config: dict,
 ) -> Path:
-    """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout) in run_dir/model.
+    """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
-    Every rank calls it. A stage cut short goes on from its last checkpoint. config: the resolved config, kept with
-    every checkpoint.
+    Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
+    config, kept with every checkpoint.
     """
-    model_cfg, tokenizer = hf.config_from(base), Tokenizer.load(base)
+    base = checkpoint.resolve(base)
+    model_cfg, tokenizer = checkpoint.model_config(base), Tokenizer.load(base)
+    if parallel.is_main():
+        tokenizer.save(run_dir)  # a checkpoint of the run can be used alone
     task = build_task(task_cfg)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
-    state.data = ZeroData(questions=Questions(task), reference=reference)
+    questions = Questions(task)
+    state.data = ZeroData(questions=questions, reference=reference)
     engine = LocalEngine(state.module, model_cfg, tokenizer, sampling, seed=seed, max_rows=cfg.rollout_rows)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
 
     def step(state: TrainState) -> dict[str, float]:
+        _follow(engine, state)
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh(state.module)
         now = schedule.at(state.step)
-        data = state.data
-        metrics, groups = rl_step(
-            state, engine, data.questions, reference, task, reward, cfg, now, seed=seed
-        )
-        tracker.samples(state.step, sample_rows(groups, state.step, tokenizer))
+        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed)
+        tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 
     def small_evaluation(state: TrainState) -> dict[str, float]:
-        result = evaluate(
-            engine, task, reward, questions=evaluation.curve_questions, samples=evaluation.curve_samples
-        )
+        _follow(engine, state)
+        count, samples = evaluation.curve_questions, evaluation.curve_samples
+        result = evaluate(engine, task, reward, questions=count, samples=samples)
         if parallel.is_main():
             write_answers(run_dir / "evaluations" / f"step_{state.step:06d}.parquet", result, state.step, tokenizer)
         return result.metrics(task.name)
 
-    run_loop()
-    return run_dir / "model"
+    run_loop(
+        state,
+        LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
+        name="zero",
+        step_fn=step,
+        run_dir=run_dir,
+        config=config,
+        tracker=tracker,
+        total_steps=cfg.steps,
+        evaluate_fn=small_evaluation if evaluation.curve_questions > 0 else None,
+        shown=("rl/reward/accuracy", "rl/response_tokens"),
+    )
+    return checkpoint.export(state, run_dir / "model", tokenizer)
+
+
+def _follow(engine: LocalEngine, state: TrainState) -> None:
+    """Give the engine the weights of a resumed run; after a step it has them already."""
+    if engine.version != state.updates:
+        engine.load_weights(state.module, version=state.updates)

@@ -14,9 +14,9 @@ from modeling.config import DType
 from tests import gloo
 from tests.training import tiny
 from training import checkpoint, storage
-from training.loop import LoopConfig, run_loop
+from training.config import LoopConfig, OptimizerName
+from training.loop import run_loop
 from training.losses import next_token_loss
-from training.optimizer import OptimizerName
 from training.schedules import Now
 from training.step import train_step
 

@@ -7,8 +7,8 @@ from infra.errors import TrainingDiverged
 from tests import gloo
 from tests.training import tiny
 from training import checkpoint, parallel
+from training.config import OptimizerName
 from training.losses import LossOutput, next_token_loss
-from training.optimizer import OptimizerName
 from training.schedules import Now
 from training.step import token_logprobs, train_step
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 
 from infra.errors import TrainingDiverged
 from tests.training import tiny
+from training.config import OptimizerName
 from training.losses import LossOutput, next_token_loss
-from training.optimizer import OptimizerName
 from training.schedules import Now
 from training.step import MicroBatch, token_logprobs, train_step
 

@@ -4,8 +4,7 @@ import torch
 
 from modeling.config import ModelConfig
 from training import parallel
-from training.optimizer import OptimizerConfig
-from training.parallel import ParallelConfig
+from training.config import OptimizerConfig, ParallelConfig
 from training.state import TrainState, build_state
 from training.step import MicroBatch
 

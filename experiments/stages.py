@@ -1,0 +1,135 @@
+"""The commands pretrain, zero and evaluate: config -> run folder, tracker -> stage; each also a part of reproduce."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from experiments.config import Config, save_config, to_dict
+from experiments.summary import as_summary, evaluation_table, write_json
+from infra.progress import say
+from infra.tracking import Tracker
+from modeling.build import build_model
+from modeling.config import ModelConfig
+from modeling.tokenizer import Tokenizer
+from rl.evaluate import evaluate as evaluate_groups
+from rl.evaluate import write_answers
+from rl.rollout.local import LocalEngine
+from rl.stages import zero as zero_module
+from rl.tasks.mix import build_task
+from training import checkpoint, parallel
+from training import pretrain as pretrain_module
+
+
+def pretrain(cfg: Config) -> None:
+    """`r1 pretrain`."""
+    model = pretrain_stage(cfg, Path(cfg.run.dir))
+    say(f"base model: {model}")
+
+
+def zero(cfg: Config) -> None:
+    """`r1 zero`."""
+    model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir))
+    say(f"trained model: {model}\nits figures: r1 evaluate evaluate.checkpoint={cfg.run.dir}")
+
+
+def evaluate(cfg: Config) -> None:
+    """`r1 evaluate`: a table, or JSON; also written to run.dir/evaluation.json."""
+    folder = Path(cfg.run.dir)
+    scores = evaluate_model(cfg, Path(cfg.evaluate.checkpoint), folder / "answers.parquet")
+    if parallel.is_main():
+        write_json(folder / "evaluation.json", scores)
+        print(json.dumps(scores, indent=1) if cfg.evaluate.json else evaluation_table(scores))
+
+
+def pretrain_stage(cfg: Config, folder: Path) -> Path:
+    """Pre-train in `folder`; -> the model's folder. Done already: nothing is trained again."""
+    with _stage(cfg, "pretrain", folder) as (done, tracker, config):
+        if done:
+            return folder / "model"
+        return pretrain_module.run(
+            model_cfg=cfg.model,
+            parallel_cfg=cfg.parallel,
+            corpus=cfg.corpus,
+            cfg=cfg.pretrain,
+            run_dir=folder,
+            seed=cfg.run.seed,
+            tracker=tracker,
+            config=config,
+        )
+
+
+def zero_stage(cfg: Config, base: Path, folder: Path) -> Path:
+    """R1-Zero from `base` in `folder`; -> the model's folder. Done already: nothing is trained again."""
+    with _stage(cfg, "zero", folder) as (done, tracker, config):
+        if done:
+            return folder / "model"
+        return zero_module.run(
+            base,
+            parallel_cfg=cfg.parallel,
+            task_cfg=cfg.task,
+            reward=cfg.reward,
+            sampling=cfg.sampling,
+            evaluation=cfg.evaluate,
+            cfg=cfg.rl,
+            run_dir=folder,
+            seed=cfg.run.seed,
+            tracker=tracker,
+            config=config,
+        )
+
+
+@contextmanager
+def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
+    """Seeds, config and tracker of a stage; the tracker ends with what became of it."""
+    parallel.init(cfg.parallel, cfg.run.seed)
+    config = to_dict(cfg)
+    done = parallel.broadcast_object((folder / "model" / "config.json").exists())
+    if parallel.is_main() and not done:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(cfg, folder)
+    tracker = Tracker(
+        folder,
+        experiment=cfg.tracking.experiment,
+        name=str(folder),
+        config=config,
+        uri=cfg.tracking.uri or None,
+        seed=cfg.run.seed,
+        tags={"stage": stage, "scale": cfg.scale, "task": cfg.task.label},
+        enabled=cfg.tracking.enabled and not done and parallel.is_main(),
+    )
+    try:
+        yield done, tracker, config
+    except SystemExit:  # told to stop: the loop has saved, and finished the tracker
+        raise
+    except BaseException:
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
+
+
+def evaluate_model(cfg: Config, path: Path, answers: Path | None = None) -> dict:
+    """Ask the held-out questions; -> the figures as summary.json holds them. Answers are kept where `answers` says."""
+    model, model_cfg, tokenizer = load_model(cfg, path)
+    engine = LocalEngine(model, model_cfg, tokenizer, cfg.sampling, seed=0, max_rows=cfg.rl.rollout_rows)
+    ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
+    result = evaluate_groups(engine, build_task(cfg.task), cfg.reward, **ask)
+    if answers is not None and parallel.is_main():
+        write_answers(answers, result, 0, tokenizer)
+    return as_summary(result)
+
+
+def load_model(cfg: Config, path: Path) -> tuple[nn.Module, ModelConfig, Tokenizer]:
+    """-> (bare network in evaluation mode, its shape, its tokenizer), from a run, a checkpoint or an HF folder."""
+    parallel.init(cfg.parallel, cfg.run.seed)
+    found = checkpoint.resolve(path)
+    model_cfg, tokenizer = checkpoint.model_config(found), Tokenizer.load(found)
+    layout = cfg.parallel
+    model = build_model(
+        model_cfg, tp=layout.tensor, pp=layout.pipeline, ep=layout.expert, cp=layout.context
+    ).to(parallel.device())
+    checkpoint.load_weights(model, model_cfg, found)
+    return model.eval(), model_cfg, tokenizer

@@ -1,0 +1,150 @@
+"""The settings of training/, in one file without torch: a mistyped one fails in milliseconds, before any import."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from infra.errors import ConfigError
+from training.schedules import ScheduleConfig
+
+
+class Backend(Enum):
+    """The communication library."""
+
+    auto = "auto"
+    gloo = "gloo"
+    nccl = "nccl"
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelConfig:
+    """How the work is laid out over processes. What tensor, pipeline and context leave over is data parallel."""
+
+    nproc: int = 0
+    """Processes on this machine; 0 takes the scale's own number."""
+    tensor: int = 1
+    """Ranks that share each matrix."""
+    pipeline: int = 1
+    """Stages that the layers are cut into."""
+    expert: int = 1
+    """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
+    context: int = 1
+    """Ranks that share a row's tokens."""
+    zero1: bool = False
+    """Whether the optimiser's state is split over the data-parallel ranks."""
+    backend: Backend = Backend.auto
+    """gloo or nccl; auto takes nccl where CUDA is there."""
+
+    def __post_init__(self) -> None:
+        if self.nproc < 0:
+            raise ConfigError("parallel.nproc", self.nproc, "cannot be negative", "set 0 for the scale's own number")
+        for key in ("tensor", "pipeline", "expert", "context"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"parallel.{key}", getattr(self, key), "has to be positive", "set 1 for none")
+        if self.context > 1:
+            raise ConfigError(
+                "parallel.context", self.context, "rows are not split over ranks", "set parallel.context=1"
+            )
+
+    @property
+    def replicated(self) -> bool:
+        """Whether every rank holds the whole model and the whole optimiser."""
+        return self.tensor == self.pipeline == self.expert == 1 and not self.zero1
+
+
+class OptimizerName(Enum):
+    """Which update the hidden matrices get; embeddings, head, router and norms always get AdamW."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """The optimiser (V3 §4.2; Muon as in Moonlight and Keller Jordan's notes)."""
+
+    name: OptimizerName = OptimizerName.adamw
+    """adamw for all, or muon for the hidden matrices and adamw for the rest."""
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 0.02
+    """Peak learning rate of Muon; both follow the same schedule."""
+    muon_momentum: float = 0.95
+    """Momentum of Muon (Nesterov)."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean of gradients."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean of squares."""
+    eps: float = 1e-8
+    """Added to AdamW's root."""
+    weight_decay: float = 0.1
+    """Decoupled, times the learning rate; vectors (norms) have none."""
+    clip_grad: float = 1.0
+    """Largest norm of the gradient over all weights; 0 leaves it as it is."""
+
+    def __post_init__(self) -> None:
+        for key in ("lr", "muon_lr", "eps"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"optimizer.{key}", getattr(self, key), "has to be positive", "set it above 0")
+        for key in ("weight_decay", "clip_grad"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"optimizer.{key}", getattr(self, key), "cannot be negative", "set 0 for none")
+        for key in ("beta1", "beta2", "muon_momentum"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"optimizer.{key}", getattr(self, key), "is a decay", "set it from 0 to below 1")
+
+
+@dataclass(kw_only=True, slots=True)
+class LoopConfig:
+    """How often the loop does what is not training."""
+
+    evaluate_every: int = 200
+    """Steps between evaluations; one more comes at the end."""
+    save_every: int = 200
+    """Steps between checkpoints; one more comes at the end."""
+    keep_last: int = 2
+    """Checkpoints that are kept."""
+
+    def __post_init__(self) -> None:
+        for key in ("evaluate_every", "save_every", "keep_last"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"loop.{key}", getattr(self, key), "has to be positive", "set at least 1")
+
+
+class Rows(Enum):
+    """How documents become rows; in neither does attention cross a document's end."""
+
+    by_length = "by_length"
+    packed = "packed"
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig:
+    """The pre-training stage."""
+
+    tokens: int = 4_000_000
+    "Tokens to train on."
+    batch_tokens: int = 4096
+    "Tokens of one optimiser step, over all ranks."
+    micro_batch_tokens: int = 4096
+    "Padded tokens of one forward and backward pass on one rank."
+    rows: Rows = Rows.by_length
+    "by_length: a document a row, rows of like length together; packed: rows filled with several documents."
+    tokenizer_vocab: int = 640
+    "Vocabulary of the tokenizer, which is trained first, on the corpus."
+    tokenizer_documents: int = 20_000
+    "Documents that the tokenizer is trained on."
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    "Optimiser of the stage."
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    "Learning rate, MTP weight and bias speed over the stage."
+    evaluate_every: int = 200
+    "Steps between measurements of the loss on documents that are not trained on."
+    evaluate_documents: int = 256
+    "How many such documents."
+    save_every: int = 200
+    "Steps between checkpoints."
+
+    def __post_init__(self) -> None:
+        for key in ("tokens", "batch_tokens", "micro_batch_tokens", "evaluate_every", "save_every"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"pretrain.{key}", getattr(self, key), "nothing would be trained", "set at least 1")
