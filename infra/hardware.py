@@ -1,0 +1,196 @@
+"""What this machine can run, and why not (`r1 doctor`); what a run says about its machine."""
+
+import importlib.metadata
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+GIB = 2**30
+_NOBODY = 65534
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    ok: bool | None
+    "True: can be used; False: something to mend; None: only a fact, or not needed here."
+    value: str
+    remedy: str = ""
+    "What to do, where there is something to do."
+
+
+def report(folder: Path = Path(".")) -> list[Check]:
+    """All checks; folder: where runs are written. Takes some seconds (imports torch, starts a sandbox)."""
+    return [*_machine(folder), *_accelerators(), _slurm(), _sandbox(), *_tools()]
+
+
+def text(checks: list[Check]) -> str:
+    """The report as a table for the terminal."""
+    width = max(len(check.name) for check in checks)
+    marks = {True: "ok", False: "NO", None: "-"}
+    lines = [f"{marks[c.ok]:>2}  {c.name:<{width}}  {c.value}{f'; {c.remedy}' if c.remedy else ''}" for c in checks]
+    return "\n".join(lines)
+
+
+def as_dict(checks: list[Check]) -> dict[str, dict[str, Any]]:
+    """The report for JSON, by name."""
+    return {check.name: {key: value for key, value in asdict(check).items() if key != "name"} for check in checks}
+
+
+def peak_memory_gib() -> float:
+    """Most resident memory so far in GiB: of this process or of a finished child, whichever is more."""
+    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return max(usage) * 1024 / GIB
+
+
+def system_info() -> dict[str, str]:
+    """What goes with every run: CPU, cores, memory, GPUs, Python, torch. Imports nothing heavy."""
+    total, _ = _memory()
+    gpus = _answer(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"])
+    return {
+        "cpu": _cpuinfo("model name") or platform.machine(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory_gib": f"{total / GIB:.1f}",
+        "gpus": ", ".join(gpus.splitlines()) if gpus else "none",
+        "python": platform.python_version(),
+        "torch": version("torch") or "absent",
+        "megatron-core": version("megatron-core") or "absent",
+    }
+
+
+def version(package: str) -> str | None:
+    """Installed version, without importing the package; None when absent."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _machine(folder: Path) -> list[Check]:
+    cores, (total, free) = len(os.sched_getaffinity(0)), _memory()
+    while not folder.exists():
+        folder = folder.parent
+    disk = shutil.disk_usage(folder).free
+    flags = set(_cpuinfo("flags").split())
+    fast = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    enough, memory_remedy = free >= 6 * GIB, "scale=tiny needs 6 GiB: end other programs"
+    roomy, disk_remedy = disk >= 5 * GIB, "runs keep checkpoints: free some space, or set run.dir on another disk"
+    right = sys.version_info[:2] == (3, 12)
+    return [
+        Check("python", right, platform.python_version(), "" if right else "use Python 3.12: make setup finds it"),
+        Check("cores", cores >= 2, str(cores), "" if cores >= 2 else "times in the README are for 2 cores"),
+        Check("cpu", None, f"{_cpuinfo('model name') or platform.machine()} ({', '.join(fast) or 'no wide vectors'})"),
+        Check("memory", enough, f"{total / GIB:.1f} GiB, {free / GIB:.1f} GiB free", "" if enough else memory_remedy),
+        Check("disk", roomy, f"{disk / GIB:.0f} GiB free", "" if roomy else disk_remedy),
+    ]
+
+
+def _accelerators() -> list[Check]:
+    import torch  # seconds, so only here
+
+    megatron = version("megatron-core")
+    checks = [
+        Check("torch", True, torch.__version__),
+        Check("megatron-core", megatron is not None, megatron or "absent", "" if megatron else "run make setup"),
+    ]
+    cuda = torch.cuda.is_available()
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if cuda else []
+    capability = max(((d.major, d.minor) for d in devices), default=(0, 0))
+    names = ", ".join(f"{d.name} (sm{d.major}{d.minor}, {d.total_memory / GIB:.0f} GiB)" for d in devices)
+    checks.append(Check("cuda", True if cuda else None, names or "no device: everything runs on the CPU"))
+
+    engine = version("transformer-engine")
+    absent = "absent (only GPUs use it)" if not cuda else "absent: Megatron's own modules are used"
+    install = "install requirements/gpu.txt" if cuda and not engine else ""
+    checks.append(Check("transformer-engine", bool(engine) if cuda else None, engine or absent, install))
+
+    lacks = [] if capability >= (9, 0) else ["a GPU of sm90 or later (Hopper)"]
+    lacks += [] if engine else ["transformer-engine"]
+    checks.append(Check("fp8", None if lacks else True, f"not here: needs {' and '.join(lacks)}" if lacks else "yes"))
+    nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.distributed.is_nccl_available() else ""
+    checks.append(Check("nccl", True if nccl else None, nccl or "not used: ranks talk by gloo"))
+    return checks
+
+
+def _slurm() -> Check:
+    absent = [name for name in ("sbatch", "srun") if not shutil.which(name)]
+    if absent:
+        return Check("slurm", None, f"{' and '.join(absent)} not found", "needed only for launch=slurm")
+    partitions = _answer(["sinfo", "--noheader", "--format=%P %a %D nodes"])
+    if not partitions:
+        return Check("slurm", False, "sbatch found, but sinfo does not answer", "see whether slurmctld runs")
+    return Check("slurm", True, "; ".join(partitions.splitlines()))
+
+
+def _sandbox() -> Check:
+    """Whether bubblewrap can really shut a process in (namespaces may be off), as a user without rights."""
+    bwrap = shutil.which("bwrap")
+    if not bwrap:
+        return Check("sandbox", False, "no bubblewrap: code tasks cannot be scored", "apt install bubblewrap")
+    unshared = [f"--unshare-{what}" for what in ("user", "ipc", "pid", "net", "uts", "cgroup-try")]
+    command = [bwrap, *unshared, "--disable-userns", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += ["--uid", str(_NOBODY), "--gid", str(_NOBODY), "--clearenv", "--ro-bind", "/usr", "/usr"]
+    command += ["--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--tmpfs", "/tmp", "--remount-ro", "/", "--chdir", "/tmp", "/usr/bin/true"]
+    user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.getuid() == 0 else {}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, **user)
+        problem = "" if done.returncode == 0 else (done.stderr.strip() or f"status {done.returncode}").splitlines()[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        remedy = "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1"
+        return Check("sandbox", False, f"bubblewrap does not work: {problem}", remedy)
+    return Check("sandbox", True, _answer([bwrap, "--version"]) or "bubblewrap")
+
+
+def _tools() -> list[Check]:
+    uv, browser = shutil.which("uv"), shutil.which("chromium")
+    checks = [
+        Check("uv", True if uv else None, uv or "not on PATH", "" if uv else "make setup installs its own"),
+        Check("browser", True if browser else None, browser or "no chromium: browser tests are skipped"),
+    ]
+    for package in ("mlflow", "streamlit"):
+        found = version(package)
+        checks.append(Check(package, found is not None, found or "absent", "" if found else "run make setup"))
+    return checks
+
+
+def _memory() -> tuple[int, int]:
+    """Total and free bytes, within the limit of the container's control group if there is one."""
+    memory = psutil.virtual_memory()
+    total, free = memory.total, memory.available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        root = Path("/sys/fs/cgroup")
+        if (root / limit).exists() and (value := (root / limit).read_text().strip()).isdigit():
+            total = min(total, int(value))
+            free = min(free, max(0, int(value) - int((root / used).read_text())))
+    return total, free
+
+
+def _cpuinfo(key: str) -> str:
+    """The first value of a key in /proc/cpuinfo; empty when the kernel or the processor has none."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def _answer(command: list[str]) -> str:
+    """What a program prints; empty when it is absent, fails or takes more than 10 s."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
