@@ -1,0 +1,1 @@
+"""Everything that can be run: configurations, stages in order, what they leave behind."""

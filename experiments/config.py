@@ -1,0 +1,265 @@
+"""The root of all settings, and the checks that reach across its parts. Loads without torch."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from experiments import overrides, stored
+from infra.errors import ConfigError
+from modeling.config import PRESETS, ModelConfig
+from modeling.generate import SamplingConfig
+from rl.config import RLConfig
+from rl.evaluate import EvaluateConfig
+from rl.rewards.base import RewardConfig
+from rl.tasks.base import TaskConfig
+from rl.tasks.countdown import Countdown
+from rl.tasks.mix import build_task
+from training.config import OptimizerName, ParallelConfig, PretrainConfig
+from training.data.corpus import CorpusConfig
+
+SCALES = ("tiny", "gpu", "cluster")
+GROUPS = ("model", "scale", "stage", "task", "experiment")
+"Each option of a group is a file in conf/<group>, but for model, whose options are modeling.config.PRESETS."
+STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
+"The stage whose settings a command takes by itself; the others take zero."
+FOLDERS = {
+    "zero": "rl.checkpoint",
+    "evaluate": "evaluate.checkpoint",
+    "generate": "generate.checkpoint",
+    "reproduce": "reproduce.base",
+}
+"The setting that names the folder whose network a command starts from."
+CONF = Path(__file__).resolve().parent / "conf"
+QUESTION_BYTES = 64
+"Room for a question inside its template; a byte is a token at worst."
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig:
+    """Where a run keeps its files."""
+
+    dir: str = ""
+    "Folder of the run; empty: runs/<name>. The same command in the same folder goes on where it was."
+    name: str = ""
+    "Name of the run in MLflow; empty: the command's."
+    seed: int = 0
+    "Seed of weights, data and sampling."
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError("run.seed", self.seed, "is out of range", "set it from 0 to 2147483647")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackingConfig:
+    """MLflow. Metrics and samples are in the run's folder in any case."""
+
+    uri: str = "sqlite:///runs/mlflow.db"
+    "Tracking server or store; empty: no MLflow."
+    experiment: str = "r1lab"
+    "Experiment under which runs are filed."
+    enabled: bool = True
+    "Whether anything is sent to MLflow."
+
+    def __post_init__(self) -> None:
+        if not self.experiment:
+            raise ConfigError("tracking.experiment", "''", "a run needs an experiment", "set r1lab")
+
+
+@dataclass(kw_only=True, slots=True)
+class ReproduceConfig:
+    """The journey of `r1 reproduce`."""
+
+    base: str = ""
+    "Folder of a base model to start from; empty: pre-train one."
+
+
+@dataclass(kw_only=True, slots=True)
+class GenerateConfig:
+    """Talking to a model."""
+
+    checkpoint: str = ""
+    "A run, a checkpoint or a Hugging Face folder; empty: the newest run's model, else the released base."
+    prompt: str = ""
+    'A question such as "Make 18 from 3, 5, 8."; empty: questions are read from the terminal.'
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """All settings of a command. What reaches across parts is checked here."""
+
+    scale: str = "tiny"
+    "tiny (CPU cores), gpu (one machine), cluster (SLURM or torchrun): sizes and processes, never other code."
+    run: RunConfig = field(default_factory=RunConfig)
+    "Where a run keeps its files."
+    model: ModelConfig = field(default_factory=ModelConfig)
+    "The network's shape; model=tiny|small|16b|v2_lite|671b takes a whole one."
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    "The layout over processes."
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    "What pre-training reads."
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    "The pre-training stage."
+    rl: RLConfig = field(default_factory=RLConfig)
+    "The GRPO stage."
+    task: TaskConfig = field(default_factory=TaskConfig)
+    "What is asked."
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    "What is paid for."
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    "How answers are drawn."
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    "What is measured on held-out questions."
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    "MLflow."
+    reproduce: ReproduceConfig = field(default_factory=ReproduceConfig)
+    "The journey of `r1 reproduce`."
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    "Talking to a model."
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ConfigError("scale", self.scale, "is no scale", f"choose one of {', '.join(SCALES)}")
+        _check_lengths(self)
+        _check_questions(self)
+        _check_layout(self)
+        if self.pretrain.tokens < self.pretrain.batch_tokens:
+            raise ConfigError(
+                "pretrain.tokens",
+                self.pretrain.tokens,
+                f"is less than one step of pretrain.batch_tokens={self.pretrain.batch_tokens}",
+                "set a multiple of it",
+            )
+
+
+def _check_lengths(cfg: Config) -> None:
+    """A response has to fit the model's context, together with the longest prompt."""
+    context, response = (cfg.model.max_position_embeddings, cfg.sampling.max_response_tokens)
+    prompt = len(cfg.task.template.prompt("x" * QUESTION_BYTES).encode())
+    if response + prompt <= context:
+        return
+    why = f"a prompt of up to {prompt} tokens and the response are longer than model.max_position_embeddings={context}"
+    room = context - prompt
+    remedy = f"set at most {room}" if room > 0 else f"set model.max_position_embeddings={response + prompt} or more"
+    raise ConfigError("sampling.max_response_tokens", response, why, remedy)
+
+
+def _check_questions(cfg: Config) -> None:
+    """Names of tasks, and countdown's number of held-out questions; other tasks take seconds to count theirs."""
+    task = build_task(cfg.task)
+    if isinstance(task, Countdown):
+        task.test_questions(max(cfg.evaluate.questions, cfg.evaluate.curve_questions))
+
+
+def _check_layout(cfg: Config) -> None:
+    """The network has to divide by the layout, whatever the number of processes."""
+    layout, model = cfg.parallel, cfg.model
+    if model.n_routed_experts % layout.expert:
+        raise ConfigError(
+            "parallel.expert", layout.expert, f"does not divide {model.n_routed_experts} experts", "set a divisor"
+        )
+    if model.num_attention_heads % layout.tensor:
+        raise ConfigError(
+            "parallel.tensor", layout.tensor, f"does not divide {model.num_attention_heads} heads", "set a divisor"
+        )
+    if layout.pipeline > model.num_hidden_layers:
+        raise ConfigError(
+            "parallel.pipeline",
+            layout.pipeline,
+            f"there are {model.num_hidden_layers} layers",
+            f"set at most {model.num_hidden_layers}",
+        )
+    whole = layout.tensor == 1 and not layout.zero1
+    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer)):
+        if optimizer.name is OptimizerName.muon and not whole:
+            raise ConfigError(
+                f"{key}.optimizer.name",
+                "muon",
+                f"Muon needs whole matrices, and parallel.tensor={layout.tensor}, parallel.zero1={layout.zero1}",
+                f"set {key}.optimizer.name=adamw",
+            )
+
+
+def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> Config:
+    """The settings of a command under `key=value` overrides, judged.
+
+    The network's shape is that of the folder that the command starts from, where it starts from one. ready: whether
+    what the command cannot do without has to be given. Raises ConfigError for an unknown key, group option or type,
+    and for values that cannot work.
+    """
+    from hydra import compose as hydra_compose
+    from omegaconf import OmegaConf
+
+    with _hydra() as options:
+        composed, texts = overrides.prepare(given, Config, options)
+        if not any(item.startswith("stage=") for item in composed):
+            composed.insert(0, f"stage={STAGES.get(command, 'zero')}")
+        cfg = hydra_compose("config", overrides=composed)
+    key = FOLDERS.get(command, "")
+    shape = stored.model_of(key, texts[key]) if texts.get(key) else None
+    if shape is not None:
+        given_keys = {item.partition("=")[0] for item in composed}
+        stored.check_shape(key, texts[key], shape, OmegaConf.to_object(cfg.model), given_keys)
+        cfg.model = OmegaConf.structured(shape)
+    judged = OmegaConf.to_object(cfg)
+    for name, value in texts.items():
+        judged = overrides.replace_text(judged, name, value)
+    if ready and command in ("zero", "evaluate") and not texts.get(key):
+        raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
+
+
+def group_options() -> dict[str, list[str]]:
+    """The options of each group."""
+    with _hydra() as options:
+        return options
+
+
+@contextmanager
+def _hydra() -> Iterator[dict[str, list[str]]]:
+    """Hydra on conf/, with the schema and the published shapes registered; -> the options of each group."""
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    for name, shape in PRESETS.items():
+        store.store(group="model", name=name, node=ModelConfig(**shape))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        yield {group: loader.get_group_options(group) for group in GROUPS}
+
+
+def to_dict(value: Any) -> Any:
+    """Plain and JSON-able, for checkpoints and MLflow: dataclasses become dicts, enum members their names."""
+    if dataclasses.is_dataclass(value):
+        return {f.name: to_dict(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.name
+    return [to_dict(v) for v in value] if isinstance(value, list) else value
+
+
+def save_config(cfg: Config, folder: Path) -> Path:
+    """Write config.yaml into the folder, whole or not at all; -> its path.
+
+    Raises ConfigError where the folder holds a run with another network, whose config this would overwrite.
+    """
+    import yaml
+
+    path, new = Path(folder) / "config.yaml", to_dict(cfg)
+    old = (yaml.safe_load(path.read_text()) or {}).get("model", {}) if path.exists() else {}
+    for key, value in old.items():
+        if new["model"].get(key, value) != value:
+            problem = f"the run in {folder} has {value}"
+            raise ConfigError(f"model.{key}", new["model"][key], problem, "set that, or another run.dir")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text(yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    os.replace(scratch, path)
+    return path

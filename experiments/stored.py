@@ -1,0 +1,47 @@
+"""The network's shape in a folder that a command starts from, read before torch is there to load the weights."""
+
+import dataclasses
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from infra.errors import ConfigError
+from modeling.config import ModelConfig
+
+
+def model_of(key: str, folder: str) -> ModelConfig | None:
+    """The shape of a Hugging Face folder, a checkpoint or a run; None where it is judged when weights are loaded.
+
+    Raises ConfigError, naming the setting `key`, for a folder that is not there or whose config.json cannot be read.
+    """
+    path = Path(folder)
+    if not path.exists():
+        raise ConfigError(key, folder, "is not there", "give a Hugging Face folder, a checkpoint or a run")
+    newest = sorted(path.glob("checkpoints/step_*/meta.json"), reverse=True)
+    for file in (path / "config.json", path / "meta.json", *newest, path / "model" / "config.json"):
+        if not file.is_file():
+            continue
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError as error:
+            if file.name == "meta.json":  # a damaged checkpoint is passed over when weights are loaded, too
+                continue
+            raise ConfigError(key, folder, f"{file.name} is no JSON ({error})", "give a whole folder") from None
+        return _from_meta(stored["model"]) if file.name == "meta.json" else ModelConfig.from_hf_dict(stored)
+    return None
+
+
+def _from_meta(fields: dict[str, Any]) -> ModelConfig:
+    """The shape as a checkpoint keeps it: enum members by their name."""
+    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
+    return ModelConfig(**{k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items()})
+
+
+def check_shape(key: str, folder: str, there: ModelConfig, asked: ModelConfig, given: set[str]) -> None:
+    """Raise ConfigError where the user gave (keys in `given`) another shape than that of the folder."""
+    for f in dataclasses.fields(ModelConfig):
+        stored, wanted = getattr(there, f.name), getattr(asked, f.name)
+        if stored != wanted and given & {"model", f"model.{f.name}"}:
+            value, problem = getattr(wanted, "name", wanted), f"{key}={folder} has {getattr(stored, 'name', stored)}"
+            raise ConfigError(f"model.{f.name}", value, problem, "leave it out")

@@ -1,0 +1,245 @@
+"""`r1 <command> key=value ...`: settings are judged first, then ranks start, then torch is imported."""
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import R1Error
+
+if TYPE_CHECKING:
+    from experiments.config import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command of `r1`."""
+
+    about: str
+    "What it does, a sentence."
+    function: str
+    "Where it lives, as module:name; it takes the Config."
+    sections: tuple[str, ...]
+    "The parts of Config that it reads; nothing else is in its help."
+    ranks: bool = False
+    "Whether it works on the scale's number of processes."
+    writes: bool = False
+    "Whether it works in run.dir, which no other process may do at the same time."
+    trains: bool = False
+    "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
+
+
+_RL = ("rl", "task", "reward", "sampling", "evaluate")
+_PRETRAIN = ("model", "corpus", "pretrain")
+COMMANDS = {
+    "pretrain": Command(
+        about="Train a tokenizer and a base model on the tiny corpus.",
+        function="experiments.stages:pretrain",
+        sections=("scale", "run", *_PRETRAIN, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "zero": Command(
+        about="R1-Zero: GRPO with rule-based rewards on the base rl.checkpoint.",
+        function="experiments.stages:zero",
+        sections=("scale", "run", *_RL, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "evaluate": Command(
+        about="Measure the model evaluate.checkpoint on held-out questions.",
+        function="experiments.stages:evaluate",
+        sections=("scale", "run", "evaluate", "task", "reward", "sampling", "parallel"),
+        ranks=True,
+        writes=True,
+    ),
+    "generate": Command(
+        about="Ask a model and watch it think.",
+        function="experiments.chat:run",
+        sections=("generate", "sampling", "task", "run"),
+    ),
+    "doctor": Command(about="What this machine can run, and why not.", function="infra.cli:doctor", sections=()),
+    "reproduce": Command(
+        about="The whole journey: base, R1-Zero, table, figures, answers.",
+        function="experiments.reproduce:run",
+        sections=("scale", "run", "reproduce", *_PRETRAIN, *_RL, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "sync": Command(
+        about="Send to MLflow what it has not got of the run in run.dir.",
+        function="infra.cli:sync",
+        sections=("run", "tracking"),
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The entry point of `r1`; -> exit status: 0, 2 for what the user can mend, 1 for a rank that died, 130 for Ctrl-C.
+
+    Anything but R1Error is a bug of ours, and keeps its traceback.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    quiet()
+    try:
+        return _run(argv)
+    except R1Error as error:
+        rank = os.environ.get("RANK", "0")
+        print(error if rank == "0" else f"rank {rank}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `r1 --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def quiet() -> None:
+    """The terminal is the user's: warnings of libraries are for developers, who set PYTHONWARNINGS to see them."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for processes started from here
+    for name, value in {
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "GLOG_minloglevel": "2",
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    name, given = argv[0], argv[1:]
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise R1Error(f"r1 {name}: there is no such command; {meant}")
+    command = COMMANDS[name]
+    if "--help" in given or "-h" in given:
+        print(_help(name, command, [text for text in given if text not in ("--help", "-h")]))
+        return 0
+    if not command.sections:
+        if given:
+            raise R1Error(f"r1 {name} {given[0]}: {name} takes no settings; leave it out")
+        return _function(command)() or 0
+
+    from infra import ranks
+
+    ranks.die_with_parent()
+    launched = ranks.launched()
+    cfg = _judge(name, given, launched)
+    number = ranks.count(cfg) if command.ranks and not launched else 1
+    ranks.check_layout(cfg, int(os.environ["WORLD_SIZE"]) if launched else number)
+    with ExitStack() as stack:
+        if os.environ.get("RANK", "0") != "0":
+            sys.stdout = stack.enter_context(open(os.devnull, "w"))
+        elif command.writes:
+            _take_folder(cfg, command, stack)
+        siblings = stack.enter_context(ranks.Siblings(number, [sys.executable, "-P", "-m", "infra.cli", *argv]))
+        try:
+            return _function(command)(cfg) or 0
+        except Exception as error:
+            failure = siblings.failure(wait_s=1.0)
+            if failure is None or isinstance(error, R1Error):
+                raise
+            if not _lost_peer(error):
+                traceback.print_exception(error)
+            print(failure[1], file=sys.stderr)
+            raise SystemExit(failure[0]) from None
+
+
+def _judge(name: str, given: list[str], launched: bool) -> "Config":
+    """The settings; where a launcher started several ranks, rank 0 alone complains about them."""
+    from experiments.config import compose
+
+    try:
+        return compose(name, given)
+    except R1Error:
+        if launched and os.environ["RANK"] != "0":
+            raise SystemExit(2) from None
+        raise
+
+
+def _take_folder(cfg: "Config", command: Command, stack: ExitStack) -> None:
+    """Lock run.dir until the stack closes; where the command trains, its config.yaml is written."""
+    from experiments.config import save_config
+    from infra.lock import RunLock
+
+    folder = Path(cfg.run.dir)
+    try:
+        stack.enter_context(RunLock(folder))
+        if command.trains:
+            save_config(cfg, folder)
+    except OSError as error:
+        raise R1Error(f"run.dir={folder}: {error.strerror}; choose another folder") from None
+
+
+def _lost_peer(error: Exception) -> bool:
+    """Whether the error says no more than that another rank is gone."""
+    text = f"{type(error).__name__} {error}".lower()
+    return any(word in text for word in ("gloo", "nccl", "connection", "distbackend", "diststore"))
+
+
+def _function(command: Command) -> Callable[..., Any]:
+    module, name = command.function.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    rows = [f"  {name.ljust(width)}{command.about}" for name, command in COMMANDS.items()]
+    more = "r1 <command> --help lists a command's settings, with their values."
+    return "\n".join(["r1 <command> key=value ...", "", *rows, "", more])
+
+
+def _help(name: str, command: Command, given: list[str]) -> str:
+    title = f"r1 {name}{' key=value ...' if command.sections else ''}: {command.about}"
+    if not command.sections:
+        return title
+    from experiments.config import Config, compose, group_options
+    from infra import help as pages
+
+    cfg = compose(name, given, ready=False)
+    said = pages.sentences(Config) | {"stage": "Settings of a stage, as they were seen to work."}
+    groups = [
+        (group, "|".join(options), said[group])
+        for group, options in group_options().items()
+        if options and (group in command.sections or (group == "stage" and command.trains))
+    ]
+    sections = [(said[key], key, getattr(cfg, key)) for key in command.sections if key != "scale"]
+    return pages.page(title, groups, sections)
+
+
+def doctor() -> int:
+    """`r1 doctor`."""
+    from infra import hardware
+
+    print(hardware.text(hardware.report()))
+    return 0
+
+
+def sync(cfg: "Config") -> int:
+    """`r1 sync`."""
+    from infra.tracking import sync as send
+
+    print(send(Path(cfg.run.dir), cfg.tracking.uri or None))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
