@@ -1,0 +1,17 @@
+"""The dashboard: streamlit run dashboard/app.py. Reads the run store (R1_RUNS) and MLflow (R1_MLFLOW_URI)."""
+
+import streamlit as st
+
+from dashboard.choice import choose
+
+st.set_page_config(page_title="r1lab", page_icon=":material/monitoring:", layout="wide")
+page = st.navigation(
+    [
+        st.Page("views/runs.py", title="Runs", icon=":material/table_rows:", default=True),
+        st.Page("views/curves.py", title="Curves", icon=":material/show_chart:"),
+        st.Page("views/thinking.py", title="Thinking", icon=":material/psychology:"),
+        st.Page("views/samples.py", title="Samples", icon=":material/article:"),
+    ]
+)
+choose()
+page.run()

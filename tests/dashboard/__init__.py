@@ -1,0 +1,1 @@
+"""Tests of the dashboard: its reads, its pages, and a real browser."""
