@@ -1,8 +1,9 @@
 """Families of reasoning-gym, asked in our own words and judged by our own rule.
 
-Its own scorers are never called: several run the answer as Python, others pay for parts of an answer. Its items overlap
-between seeds (item i of seed s is item 0 of seed s + i), so the split is by the question itself: one whose tokens, sorted,
-hash into the first tenth is asked in tests only; `3 + 5` and `5 + 3` fall together, whichever family asks them.
+Its own scorers are never called: several run the answer as Python, others pay for parts of an answer. Its items
+overlap between seeds (item i of seed s is item 0 of seed s + i), so the split is by the question itself: one whose
+tokens, sorted, hash into the first tenth is asked in tests only; `3 + 5` and `5 + 3` fall together, whichever family
+asks them.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from rl.tasks.base import Template, shortage
 from rl.types import Question
 
 TRAIN_SEEDS_APART = 1_000_000_000
-"Distance between the seeds given to reasoning-gym; test items start at 0, those of training seed s at (s + 1) times it."
+"Distance between the items of two training seeds; test items start at 0, those of training seed s at (s + 1) times it."
 RETRY_APART = 50_000_000
 "How far on the next item is looked for where one belongs to the tests."
 
@@ -60,14 +61,14 @@ class GymTask:
 
     def __init__(self, name: str, *, seed: int = 0, template: Template = Template.short) -> None:
         self.name, self.seed, self.template, self.family = name, seed, template, FAMILIES[name]
-        self._datasets: dict[int, Any] = {}
+        self._dataset: Any = None
 
     def train_question(self, i: int) -> Question:
         """Item i of the seed; where the tests own it, the first one further on that they do not."""
-        seed = (self.seed + 1) * TRAIN_SEEDS_APART
-        while in_test_split(self._text(seed, i)):
-            seed += RETRY_APART
-        return self._question(f"{self.name}/train/{i}", seed, i)
+        item = (self.seed + 1) * TRAIN_SEEDS_APART + i
+        while in_test_split(self._text(item)):
+            item += RETRY_APART
+        return self._question(f"{self.name}/train/{i}", item)
 
     def test_questions(self, n: int) -> list[Question]:
         """The first n different questions that belong to the tests."""
@@ -76,11 +77,11 @@ class GymTask:
         while len(found) < n:
             if tries > 100 * n + 10_000:  # a tenth of the items belong to the tests: this family has no more
                 raise shortage(self.name, n, len(found))
-            text = self._text(0, tries)
+            text = self._text(tries)
             if in_test_split(text):
                 found.setdefault(text, tries)
             tries += 1
-        return [self._question(f"{self.name}/test/{k}", 0, index) for k, index in enumerate(found.values())]
+        return [self._question(f"{self.name}/test/{k}", item) for k, item in enumerate(found.values())]
 
     def score(self, question: Question, text: str) -> float:
         """1.0 for exactly the right number, or exactly the right text."""
@@ -92,21 +93,21 @@ class GymTask:
         number = re.fullmatch(r"[+-]?[0-9]{1,12}", answer)
         return float(number is not None and int(answer) == int(question.answer))
 
-    def _question(self, name: str, seed: int, index: int) -> Question:
-        prompt = self.template.prompt(self._text(seed, index))
-        return Question(name, self.name, prompt, self._item(seed, index)["answer"])
+    def _question(self, name: str, item: int) -> Question:
+        return Question(name, self.name, self.template.prompt(self._text(item)), self._item(item)["answer"])
 
-    def _text(self, seed: int, index: int) -> str:
-        return self.family.text(self._item(seed, index)["metadata"])
+    def _text(self, item: int) -> str:
+        return self.family.text(self._item(item)["metadata"])
 
-    def _item(self, seed: int, index: int) -> dict:
-        if seed not in self._datasets:
+    def _item(self, item: int) -> dict:
+        """reasoning-gym's item of seed 0; one dataset serves all seeds, as making one may read a whole word list."""
+        if self._dataset is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # its dependencies warn about their own syntax
                 import reasoning_gym
 
-            self._datasets[seed] = reasoning_gym.create_dataset(self.name, size=1, seed=seed, **self.family.settings)
-        return self._datasets[seed][index]
+            self._dataset = reasoning_gym.create_dataset(self.name, size=1, seed=0, **self.family.settings)
+        return self._dataset[item]
 
 
 def in_test_split(question: str) -> bool:
