@@ -27,9 +27,9 @@ def numbers_in(expression: str) -> tuple[int, ...]:
 
 
 def _tree(expression: str) -> ast.expr:
-    """Python takes 00, 1_0 and 0x1f for numbers; countdown does not, nor numbers of four digits."""
+    """Python takes 00, 1_0 and 0x1f for numbers; countdown does not."""
     text = expression.strip(" ")
-    if not re.fullmatch(r"[0-9+\-*/() ]+", text) or re.search(r"(?<![0-9])0[0-9]|[0-9]{4}", text):
+    if not re.fullmatch(r"[0-9+\-*/() ]+", text) or re.search(r"(?<![0-9])0[0-9]", text):
         raise SyntaxError(expression)
     tree = ast.parse(text, mode="eval").body
     for node in ast.walk(tree):

@@ -89,7 +89,7 @@ def well_formed(text: str) -> bool:
     return not text.strip()
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(HOSTILE)
 @example("<think></answer></think><answer></answer>")
 def test_hostile_text_is_read_as_by_an_independent_reader(text):
