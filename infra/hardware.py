@@ -49,8 +49,9 @@ def as_dict(checks: list[Check]) -> dict[str, dict[str, Any]]:
 
 def peak_memory_gib() -> float:
     """Most resident memory so far in GiB: of this process or of a finished child, whichever is more."""
-    usage = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(usage) * 1024 / GIB
+    own = _first(Path("/proc/self/status"), "VmHWM").split()  # getrusage's own figure counts the parent's, too
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(int(own[0]), children) * 1024 / GIB
 
 
 def system_info() -> dict[str, str]:
@@ -182,10 +183,13 @@ def _memory() -> tuple[int, int]:
 
 
 def _cpuinfo(key: str) -> str:
-    """The first value of a key in /proc/cpuinfo; empty when the kernel or the processor has none."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+    return _first(Path("/proc/cpuinfo"), key)
+
+
+def _first(path: Path, key: str) -> str:
+    """The first value of a key in one of the kernel's files of "key: value" lines; empty when there is none."""
+    pairs = (line.partition(":") for line in path.read_text().splitlines())
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
 
 
 def _answer(command: list[str]) -> str:

@@ -53,9 +53,12 @@ class Sender:
 
         backoff, tries_left = 1.0, 2
         while True:
-            end, start = self.ended(), time.process_time()
+            end = self.ended()
             last = end is not None or self.parent == 0
             try:
+                if self._lines is None:
+                    self._connect()
+                start = time.process_time()
                 more = self.send_metrics()
                 if not more:
                     if end and self.position["status"] != end:
@@ -82,8 +85,6 @@ class Sender:
         """Send one batch of new lines, whole lines only; -> whether there may be more."""
         from infra.mlflow_run import points
 
-        if self._lines is None:
-            self._connect()
         metrics, count, start = [], 0, self._lines.tell()
         while len(metrics) < _BATCH and (line := self._lines.readline()):
             if not line.endswith(b"\n"):  # being written just now
@@ -163,6 +164,9 @@ def main(run_dir: Path, uri: str, parent: int) -> int:
     if held is None:
         return SENDER_BUSY
     with held:
+        held.truncate(0)
+        held.write(str(os.getpid()))
+        held.flush()
         return Sender(run_dir, uri, parent).work()
 
 

@@ -196,9 +196,9 @@ class Tracker:
             problem = f"its sender ended with status {code} (see {self.run_dir}/mlflow_sender.log)"
         else:
             return
-        waits = f"training goes on, and metrics wait in {self.run_dir}/metrics.jsonl"
+        kept = f"training is not affected, and metrics are kept in {self.run_dir}/metrics.jsonl"
         remedy = f"to send them later: r1 sync run.dir={self.run_dir}"
-        self._warn("MLflow", f"MLflow at {_shown(self._uri)} {problem}; {waits}; {remedy}")
+        self._warn("MLflow", f"MLflow at {_shown(self._uri)} {problem}; {kept}; {remedy}")
 
     def _warn(self, kind: str, line: str) -> None:
         if kind not in self._warned:
@@ -225,7 +225,8 @@ def sync(run_dir: Path, uri: str | None = None) -> str:
         sent = read_json(run_dir / "mlflow.json")
         return f"{run_dir}: {sent['line']} lines of metrics are in MLflow at {_shown(uri)}, run {sent['run_id']}"
     if code == SENDER_BUSY:
-        return f"{run_dir}: a running process is sending this run's metrics already"
+        pid = (run_dir / "mlflow.lock").read_text()
+        return f"{run_dir}: process {pid} is sending this run's metrics already"
     problem = run_dir / "mlflow_problem.txt"
     why = problem.read_text().strip() if problem.exists() else f"see {run_dir}/mlflow_sender.log"
     raise R1Error(f"tracking.uri={_shown(uri)}: {why}; nothing is lost, try again when MLflow can be reached")
