@@ -1,0 +1,44 @@
+# Whatever you type first sets up .venv by itself. ARGS passes settings on: make reproduce ARGS="run.seed=1"
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce quick test dashboard mlflow bench lint base dev
+unexport PYTHONDONTWRITEBYTECODE
+ARGS ?=
+bin := .venv/bin
+
+help:
+	@echo "make reproduce   everything from nothing: base, R1-Zero, table, figures (15 minutes on 2 cores)"
+	@echo "make quick       R1-Zero on the released base (5 minutes)"
+	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
+	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
+	@echo "make setup       only the environment (GPU=1 adds Transformer Engine)"
+	@echo "$(bin)/r1 --help  every command"
+
+setup: base
+	@$(if $(GPU),scripts/setup.sh gpu)
+
+reproduce quick:
+	@start=$$(date +%s); scripts/setup.sh base && export R1_SETUP_SECONDS=$$(($$(date +%s) - start)) && \
+	exec $(bin)/r1 reproduce run.dir=runs/$@ $(if $(filter quick,$@),stage=quick reproduce.base=experiments/base) $(ARGS)
+
+test: lint
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --durations=15 $(ARGS)
+
+lint: dev
+	@said=$$($(bin)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
+	@$(bin)/ruff check -q . && $(bin)/ruff format -q --check .
+
+dashboard: base
+	@echo "dashboard: http://127.0.0.1:$(or $(PORT),8501)  (Ctrl-C ends it)"
+	@exec $(bin)/streamlit run dashboard/app.py --server.headless true --browser.gatherUsageStats false \
+	  --server.fileWatcherType none --server.address 127.0.0.1 --server.port $(or $(PORT),8501) $(ARGS)
+
+mlflow: base
+	@mkdir -p runs; echo "MLflow: http://127.0.0.1:$(or $(PORT),5000)  (Ctrl-C ends it)"
+	@exec $(bin)/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port $(or $(PORT),5000) $(ARGS)
+
+bench: dev
+	@$(bin)/python -m experiments.bench $(ARGS)
+
+base dev:
+	@scripts/setup.sh $@
