@@ -29,7 +29,7 @@ from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
-from modeling.attention import CoreAttention, RMSNorm  # noqa: E402
+from modeling.attention import CoreAttention, DirectQueryAttention, RMSNorm  # noqa: E402
 from modeling.experts import BatchedExperts  # noqa: E402
 
 
@@ -58,9 +58,12 @@ def build_model(
     mtp = None
     if config.mtp_num_layers:
         mtp = get_gpt_mtp_block_spec(config, last, use_transformer_engine=te)
-    if not te:
-        for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
+    for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
+        if cfg.q_lora_rank is None:
+            layer.submodules.self_attention.module = DirectQueryAttention
+        if not te:
             _use_own_modules(layer.submodules, cfg)
+    if not te:
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
             layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = RMSNorm
@@ -112,7 +115,8 @@ def megatron_config(
         qk_head_dim=cfg.qk_nope_head_dim,
         qk_pos_emb_head_dim=cfg.qk_rope_head_dim,
         v_head_dim=cfg.v_head_dim,
-        rope_type="yarn" if cfg.rope_factor != 1.0 else "rope",
+        rope_type="yarn",  # which is the plain rotary embedding at factor 1
+        apply_rope_fusion=_fuse_rope(cfg),
         rotary_base=cfg.rope_theta,
         rotary_scaling_factor=cfg.rope_factor,
         original_max_position_embeddings=cfg.rope_original_max_position_embeddings,
@@ -194,6 +198,11 @@ def _use_te(cfg: ModelConfig) -> bool:
     return te
 
 
+def _fuse_rope(cfg: ModelConfig) -> bool:
+    """On CPU the rotation is one node of autograd, ours; its tables are of the weights' type, so FP32 only."""
+    return cpu.is_installed() and cfg.dtype is DType.fp32
+
+
 def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     """Put our norm, core attention and experts into the spec of one layer."""
     for name in ("input_layernorm", "pre_mlp_layernorm"):
@@ -206,7 +215,8 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
         )
     attention = layer.self_attention.submodules
     attention.core_attention = CoreAttention
-    attention.q_layernorm = attention.kv_layernorm = RMSNorm
+    attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp
+    attention.kv_layernorm = RMSNorm
 
 
 def _is_moe(mlp: Any) -> bool:

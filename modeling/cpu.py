@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from modeling import kernels
+
 CPU = torch.device("cpu")
 _FACTORIES = "tensor empty zeros ones full arange rand randn randint empty_like zeros_like ones_like full_like".split()
 _stand_in: types.ModuleType | None = None
@@ -96,6 +98,9 @@ def _adapt(module: types.ModuleType) -> None:
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
     elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
         module.maybe_move_tensor_to_cpu = _splits_to_host
+    elif module.__name__ == "megatron.core.transformer.multi_latent_attention":
+        # Its Triton kernels cannot run here; build.py turns them on (apply_rope_fusion) in FP32.
+        module.fused_apply_mla_rope_for_q, module.fused_apply_mla_rope_for_kv = kernels.mla_rope_q, kernels.mla_rope_kv
 
 
 def _splits_to_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -148,6 +153,11 @@ def _patch_tensor() -> None:
     torch.Tensor.type = type_
     torch.Tensor.cuda = lambda tensor, *args, **kwargs: tensor
     torch.Tensor.record_stream = lambda tensor, stream: None
+
+
+def is_installed() -> bool:
+    """Whether Megatron runs on the CPU layer."""
+    return _stand_in is not None
 
 
 def install() -> None:

@@ -1,0 +1,121 @@
+"""What runs as one kernel on GPU, as one node of autograd on CPU: RMSNorm, and the rotation of MLA's query and key.
+
+Written out in torch operations they are a third of a tiny model's step: many passes over small tensors, each with a
+backward of its own. cpu.py gives the two rotations to Megatron in the place of its Triton kernels.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last dimension; FP32."""
+    return _RMSNorm.apply(x, weight, eps)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return (x * scale).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        normed = x * scale
+        d_weight = (grad * normed).flatten(0, -2).sum(0)
+        d_normed = grad * weight
+        # d(x / rms) = (d - normed * mean(d * normed)) / rms
+        inside = torch.linalg.vecdot(d_normed, normed).unsqueeze(-1).div_(x.shape[-1])
+        return d_normed.addcmul_(normed, inside, value=-1).mul_(scale), d_weight, None
+
+
+def _rotate(pairs: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Interleaved pairs [..., d] into halves [..., d], turned by the angle of their position."""
+    half = out.shape[-1] // 2
+    a, b = pairs[..., 0::2], pairs[..., 1::2]
+    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin)
+
+
+def _rotate_back(halves: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """The transpose of _rotate: gradient of the halves into that of the pairs."""
+    half = halves.shape[-1] // 2
+    a, b = halves[..., :half], halves[..., half:]
+    out[..., 0::2] = (a * cos).addcmul_(b, sin)
+    out[..., 1::2] = (b * cos).addcmul_(a, sin, value=-1)
+
+
+def mla_rope_q(
+    q: Tensor, cos: Tensor, sin: Tensor, qk_head_dim: int, emb_dim: int, *unused: Any, **kwargs: Any
+) -> Tensor:
+    """q [seq, batch, heads, qk_head_dim + emb_dim] with its last emb_dim turned; cos, sin [>= seq, 1, 1, emb_dim]."""
+    return _RopeQ.apply(q, *_half(q, cos, sin, emb_dim), qk_head_dim)
+
+
+def mla_rope_kv(
+    kv: Tensor,
+    k_rope: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    emb_dim: int,
+    k_dim: int,
+    v_dim: int,
+    *unused: Any,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """kv [seq, batch, heads, k_dim + v_dim], k_rope [seq, batch, 1, emb_dim], shared by the heads.
+
+    -> key [seq, batch, heads, k_dim + emb_dim], value [seq, batch, heads, v_dim].
+    """
+    return _RopeKV.apply(kv, k_rope, *_half(kv, cos, sin, emb_dim), k_dim)
+
+
+def _half(x: Tensor, cos: Tensor, sin: Tensor, emb_dim: int) -> tuple[Tensor, Tensor]:
+    """Tables of x's positions; both halves of Megatron's hold the same."""
+    seq, half = x.shape[0], emb_dim // 2
+    return cos[:seq, ..., :half], sin[:seq, ..., :half]
+
+
+class _RopeQ(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, cos: Tensor, sin: Tensor, nope: int) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.nope = nope
+        out = torch.empty_like(q)
+        out[..., :nope] = q[..., :nope]
+        _rotate(q[..., nope:], cos, sin, out[..., nope:])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        out = torch.empty_like(grad)
+        out[..., : ctx.nope] = grad[..., : ctx.nope]
+        _rotate_back(grad[..., ctx.nope :], cos, sin, out[..., ctx.nope :])
+        return out, None, None, None
+
+
+class _RopeKV(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kv: Tensor, k_rope: Tensor, cos: Tensor, sin: Tensor, nope: int) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        ctx.nope = nope
+        key = kv.new_empty(*kv.shape[:-1], nope + k_rope.shape[-1])
+        key[..., :nope] = kv[..., :nope]
+        turned = torch.empty_like(k_rope)
+        _rotate(k_rope, cos, sin, turned)
+        key[..., nope:] = turned
+        return key, kv[..., nope:].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        d_kv = torch.cat([d_key[..., : ctx.nope], d_value], -1)
+        d_turned = d_key[..., ctx.nope :].sum(2, keepdim=True)
+        d_rope = torch.empty_like(d_turned)
+        _rotate_back(d_turned, cos, sin, d_rope)
+        return d_kv, d_rope, None, None, None
