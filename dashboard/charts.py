@@ -75,7 +75,7 @@ def curves(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", 
     if data.empty:
         return None
     colour, dash = _encodings(frames, figure, data)
-    base = alt.Chart(data).encode(x=_x(x), color=colour)
+    base = alt.Chart().encode(x=_x(x), color=colour)
     base = base.encode(strokeDash=dash) if dash else base
     scale = alt.Scale(type="log") if figure.log and data["value"].min() > 0 else alt.Scale(zero=figure.zero)
     y = alt.Y("value:Q", title=figure.unit, scale=scale)
@@ -86,7 +86,7 @@ def curves(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", 
     few = data.groupby(["run", "series"]).size().min() <= 40  # a line through one point would not be seen
     dots = base.mark_circle(size=28 if few else 60, opacity=0.75 if few else 0)
     layers.append(dots.encode(y=y if few or window == 1 else _of("smooth", y), tooltip=_tooltip(window)))
-    return _finished(alt.layer(*layers), figure)
+    return _finished(alt.layer(*layers, data=data), figure)
 
 
 def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step") -> alt.Chart | None:
@@ -100,7 +100,7 @@ def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step
         data = data.merge(found[["run", "series", "step", end]], on=["run", "series", "step"], how="left")
     data = data.astype({"low": float, "high": float})
     colour, dash = _encodings(frames, figure, data)
-    base = alt.Chart(data).encode(x=_x(x), color=colour)
+    base = alt.Chart().encode(x=_x(x), color=colour)
     y = alt.Y("value:Q", title=figure.unit, scale=alt.Scale(zero=True))
     tips = [*_tooltip(1), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
     line = base.mark_line(strokeWidth=1.5)
@@ -111,7 +111,7 @@ def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step
         (line.encode(strokeDash=dash) if dash else line).encode(y=y),
         base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=tips),
     ]
-    return _finished(alt.layer(*layers), figure)
+    return _finished(alt.layer(*layers, data=data), figure)
 
 
 def _encodings(frames: dict, figure: Figure, data: pd.DataFrame) -> tuple[alt.Color, alt.StrokeDash | None]:

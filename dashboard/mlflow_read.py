@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 CLIENT_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
 "Its own are minutes; a page that waits for a server that is away has to say so at once."
@@ -43,10 +44,9 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(uri[len(prefix) :].partition("?")[0]) if uri.startswith(prefix) else None
 
 
-def shown_uri(uri: str) -> str:
-    """The URI for a message: without user and password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else uri
+def shown_uri(text: str) -> str:
+    """A URI, or a message with one, without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", text)
 
 
 def list_runs(uri: str) -> list[MlflowRun]:
@@ -131,4 +131,4 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return shown_uri((str(error).splitlines() or [type(error).__name__])[0])[:200]

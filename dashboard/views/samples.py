@@ -73,9 +73,9 @@ if not available:
         f"known from MLflow only keeps them on its own machine. {choice.MAKE_DATA}"
     )
     st.stop()
-kind = top[1].segmented_control(
-    "Questions", available, default=available[0], required=True, key="of", bind="query-params"
-)
+kind = available[0]
+if len(available) > 1:
+    kind = top[1].segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
 files = store.sample_files(run, kind)
 step = choose_step(files)
 

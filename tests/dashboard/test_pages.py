@@ -88,9 +88,10 @@ def test_curves_draws_every_metric_and_tokens_as_x(runs: Path) -> None:
     drawn = charts(app)
     assert drawn >= 12
     assert "Everything else (1)" in [e.label for e in app.expander]
-    app.button_group[0].set_value(["tokens"]).run()
+    app.button_group(key="x").set_value("tokens").run()
     assert not app.exception
     assert charts(app) == drawn
+    assert "tokens seen" in app.get("vega_lite_chart")[0].proto.spec
 
 
 def test_thinking_shows_growth_of_one_run(runs: Path) -> None:
@@ -110,9 +111,9 @@ def test_samples_filters_and_opens_the_address(runs: Path) -> None:
     app.text_input[0].set_value("CHECK: 8*8").run()
     assert "2 of 8 answers fit" in shown(app)
     app.text_input[0].set_value("").run()
-    app.button_group[-1].set_value(["right"]).run()
+    app.button_group(key="result").set_value("right").run()
     assert "1 of 8 answers fit, to 1 of 2 questions" in shown(app)
-    app.button_group[-1].set_value(["cut"]).run()
+    app.button_group(key="result").set_value("cut").run()
     assert "2 of 8 answers fit" in shown(app)
     app.toggle[0].set_value(True).run()
     assert "No answer of this step fits" in shown(app)

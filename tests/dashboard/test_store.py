@@ -1,0 +1,188 @@
+"""What the store reads, and what it refuses to open."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import streamlit as st
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+from dashboard import mlflow_read, store
+from dashboard.metrics_file import MetricsFile
+from tests.dashboard.made import HOSTILE, metrics_line, write_run, write_samples
+
+
+def line(step: int, **metrics: float | None) -> bytes:
+    return json.dumps({"step": step, "tokens": 10 * step, "time": 1.0, "metrics": metrics}).encode() + b"\n"
+
+
+def test_metrics_are_read_on_and_a_cut_line_waits_for_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    assert file.read()[0].empty
+    path.write_bytes(line(1, a=1.0) + line(2, a=2.0)[:20])
+    assert list(file.read()[0]["step"]) == [1.0]
+    with path.open("ab") as more:
+        more.write(line(2, a=2.0)[20:] + line(3, a=None, b=5.0))
+    frame, unreadable = file.read()
+    assert list(frame["step"]) == [1.0, 2.0, 3.0]
+    assert frame["a"].isna().tolist() == [False, False, True]
+    assert frame["b"].tolist()[2] == 5.0
+    assert unreadable == 0
+
+
+def test_a_resumed_run_keeps_the_later_value_and_null_is_no_value(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1, a=1.0) + line(2, a=2.0) + line(1, b=7.0) + line(2, a=3.0) + line(2, a=None))
+    frame = MetricsFile(path).read()[0]
+    assert frame[["step", "a"]].values.tolist() == [[1.0, 1.0], [2.0, 3.0]]
+    assert frame["b"][0] == 7.0
+
+
+def test_lines_that_are_no_record_are_counted_not_fatal(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    bad = [
+        b"{",
+        b"[]",
+        b"null",
+        b'{"step": 1}',
+        b'{"step": "x", "metrics": {}}',
+        b'{"step": 1, "metrics": 3}',
+        b"\xff\x00",
+    ]
+    bad += [b"[" * 100_000, b'{"step": 1e999, "metrics": {}}']
+    huge = b'{"step": 6, "tokens": 1, "metrics": {"a": 1' + b"0" * 400 + b"}}"
+    good = b'{"step": 5, "metrics": {"a": 1.5, "s": "text", "t": true, "n": NaN, "step": 9}}'
+    path.write_bytes(b"\n".join([*bad, huge, good, b""]))
+    frame, unreadable = MetricsFile(path).read()
+    assert unreadable == len(bad) + 1
+    assert frame[["step", "a"]].values.tolist() == [[5.0, 1.5]]
+    assert set(frame.columns) == {"step", "tokens", "time", "a"}
+
+
+def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1, a=1.0) + line(2, a=2.0))
+    file = MetricsFile(path)
+    file.read()
+    path.write_bytes(line(9, a=9.0))
+    assert list(file.read()[0]["step"]) == [9.0]
+
+
+def test_links_out_of_the_store_are_not_followed(runs: Path) -> None:
+    outside = write_run(runs.parent / "outside")
+    inside = write_run(runs / "zero", samples=(10,))
+    (runs / "linked").symlink_to(outside)
+    (inside / "samples" / "step_000020.parquet").symlink_to(outside / "samples" / "step_000010.parquet")
+    (inside / "metrics.jsonl").unlink()
+    (inside / "metrics.jsonl").symlink_to(outside / "metrics.jsonl")
+    known = store.known().runs
+    assert list(known) == ["zero"]
+    assert list(store.sample_files(known["zero"], "training")) == [10]
+    read = store.metrics(known["zero"])
+    assert read.frame.empty and "link out of the run store" in read.problem
+
+
+def test_a_run_that_went_quiet_is_not_shown_as_running(runs: Path) -> None:
+    folder = write_run(runs / "zero", status="RUNNING")
+    assert store.known().runs["zero"].status == "running"
+    long_ago = time.time() - 2 * store.QUIET_S
+    for name in ("metrics.jsonl", "run.json"):
+        os.utime(folder / name, (long_ago, long_ago))
+    st.cache_data.clear()
+    assert store.known().runs["zero"].status == "silent"
+
+
+def test_samples_of_other_shapes_are_read_and_damaged_ones_named(tmp_path: Path) -> None:
+    texts = pa.array([b"ok", b"\xff\xfe broken", None], pa.binary()).view(pa.string())
+    path = tmp_path / "step_000001.parquet"
+    pq.write_table(pa.table({"text": texts, "reward": ["1.0", "high", None], "reward_x": [1, 2, 3]}), path)
+    frame = store.samples(path)
+    assert frame["text"].tolist() == ["ok", "\ufffd\ufffd broken", None]
+    assert frame["reward"].isna().tolist() == [False, True, True]
+    assert frame["advantage"].isna().all() and "reward_x" in frame
+    whole = write_samples(tmp_path / "step_000002.parquet", 2)
+    assert HOSTILE in store.samples(whole)["text"][2]
+    whole.write_bytes(whole.read_bytes()[:-100])
+    with pytest.raises(store.Unreadable, match="step_000002.parquet"):
+        store.samples(whole)
+    with pytest.raises(store.Unreadable):
+        store.samples(tmp_path / "step_000003.parquet")
+
+
+@pytest.fixture(scope="module")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """MLflow's own tables with two runs: one with a folder, one without."""
+    uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("r1lab")
+    for name, tag in (("zero", "id-of-zero"), ("far", "id-of-far")):
+        tags = {"run_id": tag, "stage": "zero", "seed": "3", "run_dir": "/etc"}
+        run = client.create_run(experiment, 1_700_000_000_000, tags, run_name=name).info.run_id
+        points = [Metric("rl/kl", 0.5, 1000, 1), Metric("train/tokens", 64.0, 1000, 1), Metric("rl/kl", 0.25, 2000, 2)]
+        client.log_batch(run, [*points, Metric("rl/kl", float("nan"), 3000, 3)])
+        client.set_terminated(run, "KILLED", round(time.time() * 1000) + 60_000)
+    deleted = client.create_run(experiment, run_name="deleted").info.run_id
+    client.delete_run(deleted)
+    return uri
+
+
+def test_sql_reads_what_mlflow_reads(mlflow_uri: str) -> None:
+    by_sql = sorted(mlflow_read.list_runs(mlflow_uri), key=lambda r: r.id)
+    by_client = sorted(mlflow_read._runs_by_client(mlflow_uri), key=lambda r: r.id)
+    assert by_sql == by_client
+    assert {run.name for run in by_sql} == {"zero", "far"}
+    points = mlflow_read.read_metrics(mlflow_uri, by_sql[0].id)
+    assert sorted(points) == sorted(mlflow_read._metrics_by_client(mlflow_uri, by_sql[0].id))
+    assert len(points) == 3
+
+
+def test_reading_leaves_no_trace(mlflow_uri: str) -> None:
+    path = mlflow_read.sqlite_path(mlflow_uri)
+    before = path.read_bytes(), sorted(path.parent.iterdir())
+    mlflow_read.list_runs(mlflow_uri)
+    assert (path.read_bytes(), sorted(path.parent.iterdir())) == before
+    assert mlflow_read.list_runs(f"sqlite:///{path.parent}/absent.db") == []
+    assert not (path.parent / "absent.db").exists()
+
+
+def test_folder_and_mlflow_are_one_run_and_a_folder_named_by_mlflow_is_not_opened(
+    runs: Path, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("R1_MLFLOW_URI", mlflow_uri)
+    write_run(runs / "zero", status="RUNNING")
+    known = store.known().runs
+    (far,) = [key for key in known if key.startswith("far ")]
+    assert set(known) == {"zero", far}
+    assert known["zero"].status == "killed"  # the sender noticed, run.json could not say it
+    assert known["zero"].seed == "7"
+    assert known[far].folder is None
+    assert store.sample_files(known[far], "training") == {}
+    frame = store.metrics(known[far]).frame
+    assert frame[["step", "rl/kl"]].values.tolist() == [[1.0, 0.5], [2.0, 0.25]]
+    assert frame["tokens"][0] == 64.0
+
+
+def test_a_server_that_is_away_gives_a_message_without_its_password() -> None:
+    with pytest.raises(mlflow_read.MlflowUnreadable, match="127.0.0.1:9") as raised:
+        mlflow_read.list_runs("http://user:secret@127.0.0.1:9")
+    assert "secret" not in str(raised.value)
+
+
+def test_metrics_line_is_what_the_tracker_writes(tmp_path: Path) -> None:
+    from infra.tracking import Tracker
+
+    tracker = Tracker(tmp_path, experiment="e", name="n", config={}, uri=None, seed=5, tags={"stage": "zero"})
+    tracker.log({"a": 1.0, "b": float("nan")}, step=3, tokens=99)
+    tracker.finish()
+    assert set(json.loads(metrics_line(1))) == set(json.loads((tmp_path / "metrics.jsonl").read_text()))
+    run, problem = store._from_folder(tmp_path, tmp_path.parent)
+    assert (run.name, run.stage, run.seed, run.status, problem) == ("n", "zero", "5", "finished", None)
+    assert run.started is not None
+    frame, unreadable = MetricsFile(tmp_path / "metrics.jsonl").read()
+    assert frame[["step", "tokens", "a"]].values.tolist() == [[3.0, 99.0, 1.0]] and unreadable == 0
