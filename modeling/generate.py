@@ -1,0 +1,243 @@
+"""Batched sampling: prompts in, answers with the sampler's own log-probabilities out.
+
+A row's answer depends on its seed, its prompt and the weights; not on the rows beside it, their order or the rank
+(rounding apart: products of other shapes may differ in the last bit).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from infra.errors import ConfigError
+from modeling.config import ModelConfig
+from modeling.decode import Decoder, LatentCache
+from modeling.draw import draw
+from modeling.sampling import Sampled, SamplingConfig
+
+__all__ = ["Generator", "Sampled", "SamplingConfig"]
+
+# Finished rows leave when they are this share of the batch; moving the others costs about one step.
+COMPACT_SHARE = 0.12
+
+
+class Generator:
+    """Samples with the weights of a Megatron model (modeling.build), which it reads in place."""
+
+    def __init__(self, model: nn.Module, cfg: ModelConfig) -> None:
+        self.cfg, self.decoder = cfg, Decoder(model, cfg)
+
+    def refresh(self) -> None:
+        """Take over the model's weights as they are now."""
+        self.decoder.refresh()
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        sampling: SamplingConfig,
+        *,
+        seeds: list[int],
+        stop_ids: set[int],
+        max_rows: int = 256,
+    ) -> list[Sampled]:
+        """One answer to each prompt; at most max_rows are written at a time, the next take the places of the finished.
+
+        A prompt that is asked many times is read once. An answer ends after a token of stop_ids, after
+        sampling.max_response_tokens, or where the row is max_position_embeddings long.
+        Raises ConfigError for prompts that leave no room or have unknown ids.
+        """
+        if len(seeds) != len(prompts):
+            raise ConfigError("seeds", len(seeds), f"there are {len(prompts)} prompts", "give one seed to each")
+        if max_rows < 1:
+            raise ConfigError("max_rows", max_rows, "has to be positive", "set 256")
+        self._check(prompts)
+        run = _Run(self, prompts, sampling, seeds, stop_ids, max_rows)
+        while run.step():
+            pass
+        return run.answers()
+
+    def stream(self, prompt: list[int], sampling: SamplingConfig, *, seed: int, stop_ids: set[int]) -> Iterator[int]:
+        """The ids of one answer as they are drawn: those that generate gives for the same seed."""
+        self._check([prompt])
+        return self._stream(_Run(self, [prompt], sampling, [seed], stop_ids, 1))
+
+    def _stream(self, run: "_Run") -> Iterator[int]:
+        seen = 0
+        while run.step():
+            for _, token, _, _ in run.drawn[seen:]:
+                yield int(token)
+            seen = len(run.drawn)
+
+    def _check(self, prompts: list[list[int]]) -> None:
+        limit, vocab = self.cfg.max_position_embeddings, self.cfg.vocab_size
+        for number, prompt in enumerate(prompts):
+            if not prompt:
+                raise ConfigError(f"prompts[{number}]", prompt, "is empty", "give at least one token")
+            if len(prompt) >= limit:
+                raise ConfigError(
+                    f"prompts[{number}]",
+                    f"{len(prompt)} tokens",
+                    "leaves no room to answer",
+                    f"shorten it, or set model.max_position_embeddings above {limit}",
+                )
+            if min(prompt) < 0 or max(prompt) >= vocab:
+                raise ConfigError(
+                    f"prompts[{number}]", max(prompt), f"the model knows ids below {vocab}", "use its own tokenizer"
+                )
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The answers being written, each field [rows]. The last token of each is drawn but not in the cache yet."""
+
+    job: Tensor
+    "Number of the prompt."
+    token: Tensor
+    "The token drawn last."
+    count: Tensor
+    "Tokens drawn until the answer ended."
+    limit: Tensor
+    "Tokens after which the answer is cut."
+    alive: Tensor
+    "False once the answer has ended."
+    uniform: Tensor
+    "Numbers in [0, 1), one for each token, [rows, longest limit + 1]."
+
+    def __getitem__(self, rows: Tensor) -> "_Rows":
+        return _Rows(*(getattr(self, name)[rows] for name in self.__slots__))
+
+    def __add__(self, other: "_Rows") -> "_Rows":
+        return _Rows(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
+
+
+@dataclass(slots=True)
+class _Read:
+    """Prompts that are read and wait for a place."""
+
+    jobs: list[int]
+    "Numbers of the prompts, the next one last."
+    place: dict[int, int]
+    "Number of the prompt -> its row in the cache; equal prompts share one."
+    logits: Tensor
+    cache: LatentCache
+
+
+class _Run:
+    """One call of generate: rows join, draw a token each step, and leave."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        prompts: list[list[int]],
+        sampling: SamplingConfig,
+        seeds: list[int],
+        stop_ids: set[int],
+        max_rows: int,
+    ) -> None:
+        self.decoder, self.prompts, self.sampling, self.seeds = generator.decoder, prompts, sampling, seeds
+        self.stop_ids, self.max_rows = stop_ids, max_rows
+        vocab, self.device = self.decoder.head.shape[0], self.decoder.head.device
+        room = generator.cfg.max_position_embeddings
+        self.limits = [min(sampling.max_response_tokens, room - len(prompt)) for prompt in prompts]
+        self.stops = torch.tensor([token in stop_ids for token in range(vocab)], device=self.device)
+        # Equal prompts follow each other, so that they are read once. The next one is last.
+        first: dict[tuple[int, ...], int] = {}
+        for number, prompt in enumerate(prompts):
+            first.setdefault(tuple(prompt), number)
+        self.waiting = sorted(range(len(prompts)), key=lambda number: first[tuple(prompts[number])])[::-1]
+        self.read: _Read | None = None
+        self.rows: _Rows | None = None
+        self.cache: LatentCache | None = None
+        self.num_alive = 0
+        self.drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        "One entry a draw: job, token, logprob, entropy, each [rows]; rows that have ended draw on until they leave."
+        self.counts = [0] * len(prompts)
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Let rows leave and join, or draw one token in every row. False when all answers are there."""
+        size = 0 if self.rows is None else len(self.rows.job)
+        if not self.num_alive or size - self.num_alive >= max(1, COMPACT_SHARE * size):
+            return self._change_rows()
+        logits = self.decoder.step(self.rows.token, self.cache)
+        self.rows, self.num_alive = self._draw(self.rows, logits)
+        return True
+
+    def answers(self) -> list[Sampled]:
+        """The answers in the order of the prompts."""
+        if not self.drawn:
+            return []
+        job, *columns = (torch.cat(column).cpu() for column in zip(*self.drawn, strict=True))
+        order = job.argsort(stable=True)
+        drawn = job.bincount(minlength=len(self.prompts)).tolist()
+        parts = zip(*(column[order].split(drawn) for column in columns), strict=True)
+        answers = []
+        for count, row in zip(self.counts, parts, strict=True):
+            tokens, logprobs, entropies = (part[:count].tolist() for part in row)
+            answers.append(Sampled(tokens, logprobs, entropies, stopped=tokens[-1] in self.stop_ids))
+        return answers
+
+    def _change_rows(self) -> bool:
+        """Ended rows leave, waiting prompts take their places and draw their first token. False when none is left."""
+        rows, parts = None, []
+        if self.rows is not None:
+            for job, count in zip(self.rows.job.tolist(), self.rows.count.tolist(), strict=True):
+                self.counts[job] = count
+            kept = self.rows.alive.nonzero().squeeze(1)
+            if len(kept):
+                rows, parts = self.rows[kept], [(self.cache, kept)]
+        if self.waiting or (self.read is not None and self.read.jobs):
+            new, part = self._admit(self.max_rows - self.num_alive)
+            rows, parts = new if rows is None else rows + new, [*parts, part]
+        self.rows = rows
+        if rows is None:
+            return False
+        self.cache = LatentCache.gather(parts)
+        self.num_alive = int(rows.alive.sum())
+        return True
+
+    def _admit(self, count: int) -> tuple[_Rows, tuple[LatentCache, Tensor]]:
+        """Up to count waiting prompts with their first token drawn, and where their latents are."""
+        if self.read is None or not self.read.jobs:
+            self.read = self._read_prompts()
+        read = self.read
+        jobs = [read.jobs.pop() for _ in range(min(count, len(read.jobs)))]
+        place = torch.tensor([read.place[job] for job in jobs], device=self.device)
+        zero = torch.zeros(len(jobs), dtype=torch.long, device=self.device)
+        rows = _Rows(
+            job=torch.tensor(jobs, device=self.device),
+            token=zero,
+            count=zero,
+            limit=torch.tensor([self.limits[job] for job in jobs], device=self.device),
+            alive=zero == 0,
+            uniform=self._uniforms(jobs),
+        )
+        rows, _ = self._draw(rows, read.logits[place])
+        return rows, (read.cache, place)
+
+    def _read_prompts(self) -> _Read:
+        """Prefill the prompts of the next max_rows answers, each once."""
+        jobs = [self.waiting.pop() for _ in range(min(self.max_rows, len(self.waiting)))]
+        unique: dict[tuple[int, ...], int] = {}
+        place = {job: unique.setdefault(tuple(self.prompts[job]), len(unique)) for job in jobs}
+        logits, cache = self.decoder.prefill([list(prompt) for prompt in unique])
+        return _Read(jobs[::-1], place, logits, cache)
+
+    def _uniforms(self, jobs: list[int]) -> Tensor:
+        """The numbers that decide each answer, from a counter-based generator keyed by its seed."""
+        numbers = np.zeros((len(jobs), max(self.limits) + 1), dtype=np.float32)
+        for row, job in zip(numbers, jobs, strict=True):
+            generator = np.random.Generator(np.random.Philox(key=self.seeds[job] % 2**128))
+            row[: self.limits[job]] = generator.random(self.limits[job], dtype=np.float32)
+        return torch.from_numpy(numbers).to(self.device)
+
+    def _draw(self, rows: _Rows, logits: Tensor) -> tuple[_Rows, int]:
+        """Draw each row's next token -> the rows after it, and how many have not ended."""
+        uniform = rows.uniform.gather(1, rows.count.unsqueeze(1))
+        token, logprob, entropy = draw(logits, uniform, self.sampling)
+        self.drawn.append((rows.job, token, logprob, entropy))
+        count = rows.count + rows.alive
+        alive = rows.alive & (count < rows.limit) & ~self.stops[token]
+        return replace(rows, token=token, count=count, alive=alive), int(alive.sum())
