@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -195,8 +195,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 
-    with _hydra() as options:
-        composed, texts = overrides.prepare(given, Config, options)
+    with _hydra() as options_of:
+        composed, texts = overrides.prepare(given, Config, GROUPS, options_of)
         if not any(item.startswith("stage=") for item in composed):
             composed.insert(0, f"stage={STAGES.get(command, 'zero')}")
         cfg = hydra_compose("config", overrides=composed)
@@ -216,13 +216,13 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
 
 def group_options() -> dict[str, list[str]]:
     """The options of each group."""
-    with _hydra() as options:
-        return options
+    with _hydra() as options_of:
+        return {group: options_of(group) for group in GROUPS}
 
 
 @contextmanager
-def _hydra() -> Iterator[dict[str, list[str]]]:
-    """Hydra on conf/, with the schema and the published shapes registered; -> the options of each group."""
+def _hydra() -> Iterator[Callable[[str], list[str]]]:
+    """Hydra on conf/, with the schema and the published shapes registered; -> what lists the options of a group."""
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
@@ -232,8 +232,7 @@ def _hydra() -> Iterator[dict[str, list[str]]]:
     for name, shape in PRESETS.items():
         store.store(group="model", name=name, node=ModelConfig(**shape))
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        yield {group: loader.get_group_options(group) for group in GROUPS}
+        yield GlobalHydra.instance().config_loader().get_group_options
 
 
 def to_dict(value: Any) -> Any:

@@ -4,30 +4,32 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
 from infra.errors import ConfigError
 
 
-def prepare(given: Sequence[str], root: type, options: dict[str, list[str]]) -> tuple[list[str], dict[str, str]]:
+def prepare(
+    given: Sequence[str], root: type, groups: Sequence[str], options_of: Callable[[str], list[str]]
+) -> tuple[list[str], dict[str, str]]:
     """-> (overrides for Hydra, texts by key). Texts pass Hydra by: its grammar would read `,`, `=` and `${` in them.
 
-    root: the dataclass of all settings; options: the choices of each config group. Raises ConfigError for whatever
+    root: the dataclass of all settings; options_of: the choices of a config group. Raises ConfigError for whatever
     names no setting, or gives a value of another type.
     """
     known = leaves(root)
     composed, texts = [], {}
     for item in given:
         key, equals, value = item.partition("=")
-        if key not in options and key not in known:
-            raise _unknown(key, value, list(known), list(options))
+        if key not in groups and key not in known:
+            raise _unknown(key, value, list(known), groups)
         if not equals:
             raise ConfigError(key, "", "no value is given", f"write {key}={_example(*known.get(key, (str, '...')))}")
-        if key in options:
+        if key in groups:
             if item != "experiment=null":  # which is the default
-                _check_option(key, value, options[key])
+                _check_option(key, value, options_of(key))
                 composed.append(item)
         elif known[key][0] is str:
             texts[key] = value
@@ -57,7 +59,7 @@ def leaves(root: type, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _unknown(key: str, value: str, known: list[str], groups: list[str]) -> ConfigError:
+def _unknown(key: str, value: str, known: list[str], groups: Sequence[str]) -> ConfigError:
     """No such key: the nearest ones, by spelling, or by the name behind the last dot."""
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:

@@ -36,6 +36,9 @@ class Command:
     "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
 
 
+RANK_COMMAND = [sys.executable, "-P", "-m", "infra.cli"]
+"What another rank of the same command is started by; -P keeps the user's folder from shadowing our packages."
+
 _RL = ("rl", "task", "reward", "sampling", "evaluate")
 _PRETRAIN = ("model", "corpus", "pretrain")
 COMMANDS = {
@@ -150,7 +153,7 @@ def _run(argv: list[str]) -> int:
             sys.stdout = stack.enter_context(open(os.devnull, "w"))
         elif command.writes:
             _take_folder(cfg, command, stack)
-        siblings = stack.enter_context(ranks.Siblings(number, [sys.executable, "-P", "-m", "infra.cli", *argv]))
+        siblings = stack.enter_context(ranks.Siblings(number, [*RANK_COMMAND, *argv]))
         try:
             return _function(command)(cfg) or 0
         except Exception as error:

@@ -73,10 +73,7 @@ def _rows(rows: list[tuple[str, str, str]], width: int) -> str:
     for key, value, sentence in rows:
         head = f"  {key}={value}"
         text = textwrap.wrap(sentence, width - column) or [""]
-        if len(head) >= column:
-            lines.append(head)
-        else:
-            text[0] = head.ljust(column) + text[0]
-        start = 0 if len(head) >= column else 1
-        lines += text[:start] + [" " * column + line for line in text[start:] if line]
+        if len(head) + 1 < column and sentence:
+            head = head.ljust(column) + text.pop(0)
+        lines += [head, *(" " * column + line for line in text if line)]
     return "\n".join(lines)
