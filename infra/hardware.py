@@ -69,6 +69,12 @@ def system_info() -> dict[str, str]:
     }
 
 
+def machine() -> str:
+    """The machine in a line, for a benchmark's result."""
+    info = system_info()
+    return f"{info['cpu']}, {info['cores']} cores, {info['memory_gib']} GiB, GPUs: {info['gpus']}, torch {info['torch']}"
+
+
 def version(package: str) -> str | None:
     """Installed version, without importing the package; None when absent."""
     try:

@@ -23,6 +23,7 @@ from training.schedules import Now
 from megatron.core import parallel_state  # isort: skip  -- after the CPU layer, which parallel installs
 from megatron.core.distributed import finalize_model_grads  # isort: skip
 from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip
+from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker  # isort: skip
 
 if TYPE_CHECKING:
     from training.state import TrainState
@@ -97,6 +98,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     config = state.model.config
     config.moe_grad_scale_func = lambda: torch.tensor([1.0 / padded_tokens], device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
+    destroy_moe_metrics_tracker()  # sized by the layers of its first step, and MTP comes and goes
     with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module):
         outputs = _forward_backward(state.model, micro_batches, loss_fn)  # Megatron's schedule; reduces over ranks
 

@@ -111,6 +111,13 @@ def test_steps_without_mtp_leave_its_weights_alone(optimizer):
     assert moved == {name for name in before if not name.startswith("mtp.") and not name.endswith("expert_bias")}
 
 
+def test_mtp_may_come_after_steps_without_it():
+    state, step = tiny.state(), tiny.rows(0)
+    for mtp_lambda in (0.0, 0.3, 0.0, 0.3):
+        train_step(state, [step], next_token_loss, Now(mtp_lambda=mtp_lambda))
+    assert state.updates == 4
+
+
 def test_expert_bias_moves_against_the_load_and_stands_at_speed_zero():
     state, step = tiny.state(**LOOK), tiny.rows(0)
     loads = {}
