@@ -1,0 +1,61 @@
+"""R1-Zero as a whole: sampler and trainer agree, two ranks do what one does, a killed run goes on bit for bit."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests import gloo, stages
+
+NAMES = ("train/loss", "train/grad_norm", "rl/kl", "rl/reward/mean", "rl/response_tokens", "rl/sampler_trainer_diff")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return gloo.run(stages.run_pretrain, str(tmp_path_factory.mktemp("base")), None, 6000, ranks=1)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zero")
+    gloo.run(stages.run_zero, base, str(folder), ranks=1)
+    return folder
+
+
+def test_sampler_and_trainer_give_the_same_logprobs(whole):
+    differences = stages.metrics(whole, "rl/sampler_trainer_diff")
+    assert len(differences) == 6 and max(d[0] for d in differences.values()) < 1e-4
+
+
+def test_the_reference_is_left_behind_and_refreshed(whole):
+    kl = stages.metrics(whole, "rl/kl")
+    # Steps are counted after they are done: 1 and 4 start at the reference, so only their second update has moved.
+    assert kl[3][0] > kl[1][0] > 0 and kl[4][0] < kl[3][0]
+
+
+def test_curve_and_samples_are_kept(whole):
+    answers = pd.read_parquet(whole / "evaluations" / "step_000003.parquet")
+    assert len(answers) == 8 and answers.question_id.nunique() == 4
+    assert (answers.response_tokens == answers.tokens.map(len)).all()
+    assert set(stages.metrics(whole, "eval/countdown/pass_at_1")) == {0, 3, 6}
+
+
+def test_two_ranks_sample_and_learn_what_one_does(base, whole, tmp_path):
+    gloo.run(stages.run_zero, base, str(tmp_path), ranks=2)
+    one, two = ([json.loads(line) for line in _samples(folder)] for folder in (whole, tmp_path))
+    assert one[0] == two[0]  # before any update the answers are the same text
+    assert stages.metrics(tmp_path, *NAMES)[1][:5] == pytest.approx(stages.metrics(whole, *NAMES)[1][:5], rel=1e-3)
+
+
+def _samples(folder: Path) -> list[str]:
+    return (folder / "metrics_0.samples").read_text().splitlines()
+
+
+@pytest.mark.parametrize("die_after", [3])
+def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(base, whole, tmp_path, die_after):
+    with pytest.raises(RuntimeError, match="died"):
+        gloo.run(stages.run_zero, base, str(tmp_path), die_after, ranks=1)
+    gloo.run(stages.run_zero, base, str(tmp_path), ranks=1)
+    assert stages.metrics(tmp_path, *NAMES) == stages.metrics(whole, *NAMES)
+    assert _samples(tmp_path)[-1] == _samples(whole)[-1]

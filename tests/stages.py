@@ -1,0 +1,112 @@
+"""Small whole stages for tests: a base pre-trained for a few steps, and R1-Zero on it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modeling.sampling import SamplingConfig
+from rl.config import GRPOConfig, RLConfig
+from rl.evaluate import EvaluateConfig
+from rl.rewards.base import RewardConfig
+from rl.stages import zero
+from rl.tasks.base import TaskConfig
+from tests.training import tiny
+from training import parallel, pretrain
+from training.config import OptimizerConfig, OptimizerName, ParallelConfig, PretrainConfig
+from training.data.corpus import CorpusConfig
+
+
+class Log:
+    """A tracker that keeps metrics in a file, which outlives the process, and may kill it."""
+
+    def __init__(self, path: Path, die_after: int | None = None) -> None:
+        self.path, self.die_after = path, die_after
+
+    def log(self, metrics: dict[str, float], *, step: int, tokens: int) -> None:
+        with open(self.path, "a") as file:
+            print(json.dumps({"step": step, "tokens": tokens, **metrics}), file=file)
+        if "train/grad_norm" in metrics and step == self.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def samples(self, step: int, rows: list[dict]) -> None:
+        with open(self.path.with_suffix(".samples"), "a") as file:
+            print(json.dumps({"step": step, "texts": [row["text"] for row in rows]}), file=file)
+
+    def finish(self, status: str = "FINISHED") -> None: ...
+
+
+def _in_folder(folder: str, die_after: int | None, stage: Callable[[Path, Log], Path]) -> str:
+    parallel.init(ParallelConfig(), 0)
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    return str(stage(out, Log(out / f"metrics_{parallel.rank()}.jsonl", die_after)))
+
+
+def run_pretrain(folder: str, die_after: int | None = None, tokens: int = 3000) -> str:
+    """Some steps of 500 tokens, with Muon and MTP at every second step."""
+    cfg = PretrainConfig(
+        tokens=tokens,
+        batch_tokens=500,
+        tokenizer_vocab=300,
+        tokenizer_documents=50,
+        optimizer=OptimizerConfig(name=OptimizerName.muon),
+        save_every=2,
+        evaluate_every=3,
+        evaluate_documents=8,
+    )
+    cfg.schedule.mtp_share = 0.5
+
+    def stage(out: Path, log: Log) -> Path:
+        return pretrain.run(
+            model_cfg=tiny.model_config(max_position_embeddings=1024),
+            parallel_cfg=ParallelConfig(),
+            corpus=CorpusConfig(),
+            cfg=cfg,
+            run_dir=out,
+            seed=0,
+            tracker=log,
+            config={},
+        )
+
+    return _in_folder(folder, die_after, stage)
+
+
+def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str, Any] | None = None) -> str:
+    """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
+    settings = dict(
+        steps=6,
+        questions_per_step=4,
+        group_size=4,
+        objective=GRPOConfig(kl_coef=0.01),
+        optimizer=OptimizerConfig(lr=3e-3),
+        reference_every=3,
+        drop_zero_variance=False,
+        save_every=2,
+        evaluate_every=3,
+    )
+
+    def stage(out: Path, log: Log) -> Path:
+        return zero.run(
+            Path(base),
+            parallel_cfg=ParallelConfig(),
+            task_cfg=TaskConfig(),
+            reward=RewardConfig(),
+            sampling=SamplingConfig(max_response_tokens=24),
+            evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
+            cfg=RLConfig(**(settings | (rl or {}))),
+            run_dir=out,
+            seed=0,
+            tracker=log,
+            config={},
+        )
+
+    return _in_folder(folder, die_after, stage)
+
+
+def metrics(folder: Path, *names: str) -> dict[int, list[float]]:
+    """step -> the named metrics, as rank 0 logged them; the later value of a step that was done twice."""
+    rows = [json.loads(line) for line in (Path(folder) / "metrics_0.jsonl").read_text().splitlines()]
+    return {row["step"]: [row[name] for name in names] for row in rows if names[0] in row}
