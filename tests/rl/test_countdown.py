@@ -77,6 +77,8 @@ def test_length_and_depth_are_bounded():
 
     assert score_expression(deep(MAX_DEPTH), SMALL, 16) == 1.0
     assert score_expression(deep(MAX_DEPTH + 1), SMALL, 16) == 0.0
+    apart = "(" * 10 + "3" + ")" * 10 + "+5+" + "(" * 10 + "8" + ")" * 10  # brackets that are closed no longer count
+    assert score_expression(apart, SMALL, 16) == 1.0
     assert score_expression("3+5+8".ljust(MAX_CHARACTERS), SMALL, 16) == 1.0
     assert score_expression("3+5+8".ljust(MAX_CHARACTERS + 1), SMALL, 16) == 0.0
 
@@ -224,6 +226,7 @@ def test_test_questions_ask_every_held_out_question_before_any_twice():
     assert len(expected) == 191 and set(sets[:191]) == expected
     assert len({q.prompt for q in asked}) == len({q.id for q in asked}) == 600
     assert max(Counter(sets[:382]).values()) == 2
+    assert len({numbers for numbers, _ in sets[:50]}) > 12  # a few of them ask over most sets
     assert asked[:50] == Countdown(seed=9).test_questions(50) == Countdown().test_questions(50)
 
 

@@ -64,6 +64,11 @@ def test_batch_ends_with_the_document_that_makes_it_full(expected, labels):
     assert reading.state_dict()["position"] == at
 
 
+def test_batch_of_exactly_as_many_labels_takes_no_document_more(expected):
+    labels = len(expected[0]) - 1 + len(expected[1]) - 1
+    assert stream().next_batch(labels) == expected[:2]
+
+
 def test_batches_do_not_depend_on_how_they_were_cut_before(expected):
     """Position counts documents, so a run may change its batch size at a resume and still see each once."""
     reading = stream()
