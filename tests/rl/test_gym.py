@@ -9,7 +9,7 @@ import re
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.errors import ConfigError
@@ -158,6 +158,7 @@ def test_whole_numbers_are_compared_as_numbers_and_nothing_else_is_one(tasks, te
     assert tasks["chain_sum"].score(Question("q", "chain_sum", "", "12"), answers(text)) == accepted
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_answer_raises(tasks, text):
     for name in ("chain_sum", "spell_backward"):

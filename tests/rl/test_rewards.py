@@ -158,6 +158,7 @@ def test_reward_by_hand(text, cfg, reward, breakdown):
     assert score(text, QUESTION, Says(), cfg) == (reward, {"accuracy": breakdown[0], "format": breakdown[1]})
 
 
+@settings(deadline=None)
 @given(length=st.integers(0, 300), word=st.sampled_from(["wait", "check ", "检查", "so ", "x"]))
 def test_nothing_rewards_length_or_reflection(length, word):
     for text in (GOOD, BAD):
