@@ -15,6 +15,9 @@ from modeling.config import ModelConfig, ScoringFunc
 
 Norm = tuple[Tensor, float]
 
+# Up to so many tokens, all experts in one product are faster than a product for each (measured on AVX2, 8 experts).
+FEW_TOKENS = 32
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [..., width] over its root mean square, times weight [width]."""
@@ -164,7 +167,7 @@ class Experts:
         """x [T, hidden] -> [T, hidden]."""
         x = rms_norm(x, *self.norm)
         gates, chosen = self.route(x)
-        if self.down_all is not None and len(x) <= 32:
+        if self.down_all is not None and len(x) <= FEW_TOKENS:
             out = self._all(x, gates, chosen)
         else:
             out = self._sorted(x, gates, chosen)
@@ -189,9 +192,8 @@ class Experts:
         """Hide the experts outside the topk_group best groups; a group is scored by its best experts' sum."""
         cfg = self.cfg
         groups = ranked.unflatten(1, (cfg.n_group, -1))
-        best = (
-            groups.topk(cfg.num_experts_per_tok // cfg.topk_group, -1).values.sum(-1).topk(cfg.topk_group, -1).indices
-        )
+        score = groups.topk(cfg.num_experts_per_tok // cfg.topk_group, -1).values.sum(-1)
+        best = score.topk(cfg.topk_group, -1).indices
         hidden = torch.ones(groups.shape[:2], dtype=torch.bool, device=ranked.device).scatter_(1, best, False)
         return groups.masked_fill(hidden.unsqueeze(-1), float("-inf")).flatten(1)
 

@@ -188,9 +188,11 @@ class _Run:
             kept = self.rows.alive.nonzero().squeeze(1)
             if len(kept):
                 rows, parts = self.rows[kept], [(self.cache, kept)]
-        if self.waiting or (self.read is not None and self.read.jobs):
-            new, part = self._admit(self.max_rows - self.num_alive)
+        room = self.max_rows - self.num_alive
+        while room and (self.waiting or (self.read is not None and self.read.jobs)):
+            new, part = self._admit(room)
             rows, parts = new if rows is None else rows + new, [*parts, part]
+            room -= len(new.job)
         self.rows = rows
         if rows is None:
             return False
