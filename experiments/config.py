@@ -12,7 +12,7 @@ from typing import Any
 from experiments import overrides, stored
 from infra.errors import ConfigError
 from modeling.config import PRESETS, ModelConfig
-from modeling.generate import SamplingConfig
+from modeling.sampling import SamplingConfig
 from rl.config import RLConfig
 from rl.evaluate import EvaluateConfig
 from rl.rewards.base import RewardConfig

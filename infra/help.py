@@ -72,7 +72,7 @@ def _rows(rows: list[tuple[str, str, str]], width: int) -> str:
     lines = []
     for key, value, sentence in rows:
         head = f"  {key}={value}"
-        text = textwrap.wrap(sentence, width - column) or [""]
+        text = textwrap.wrap(sentence, width - column, break_on_hyphens=False) or [""]
         if len(head) + 1 < column and sentence:
             head = head.ljust(column) + text.pop(0)
         lines += [head, *(" " * column + line for line in text if line)]
