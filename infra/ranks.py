@@ -169,11 +169,11 @@ class Siblings:
         lines = said.read().decode(errors="replace").strip().splitlines()
         if code == 2 and lines:
             return 2, lines[-1]
-        goes_on = "the same command goes on from the last checkpoint"
         if code < 0:
             why = " (is memory short?)" if -code == signal.SIGKILL else ""
-            return (1, f"rank {rank} was killed by {signal.Signals(-code).name}{why}; {goes_on}")
-        return 1, "\n".join([*lines[-30:], f"rank {rank} ended with status {code}; {goes_on}"])
+            killed = f"rank {rank} was killed by {signal.Signals(-code).name}{why}"
+            return 1, f"{killed}; the same command goes on from the last checkpoint"
+        return 1, "\n".join([*lines[-30:], f"rank {rank} ended with status {code}"])
 
     def _watch(self) -> None:
         while not self._done.wait(0.2):
