@@ -1,15 +1,19 @@
-"""DataFrames -> Altair charts. Pure: no reads, no Streamlit. Missing points stay missing."""
+"""DataFrames -> charts. Pure: no reads, no Streamlit. Altair writes a figure's Vega-Lite once; data comes beside it."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
-# Okabe-Ito, told apart by colour-blind readers; black and yellow left out, as one of them is lost on either theme.
+# Okabe-Ito, told apart by colour-blind readers; black and yellow left out, as each of them is lost on one theme.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
-DASHES = ((1, 0), (5, 3), (2, 2), (8, 3, 2, 3))
+DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
+FEW = 40
+"A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
 MAX_POINTS = 1500
 "Points of one line that are sent to the browser; more are thinned, peaks kept."
 AXES = {"step": "step", "tokens": "tokens seen"}
@@ -24,10 +28,7 @@ class Figure:
     series: tuple[tuple[str, str], ...]
     "(metric, its name in the legend)."
     zero: bool = True
-    "Whether the y axis starts at 0."
-    log: bool = False
-    note: str = ""
-    "A sentence below the title."
+    "Whether the y axis has to show 0."
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -35,124 +36,132 @@ class Figure:
         return tuple(metric for metric, _ in self.series)
 
 
-def melted(frames: dict[str, pd.DataFrame], figure: Figure, x: str) -> pd.DataFrame:
-    """Long form of a figure's data: run, series, x, step, value; in the order of `frames` and figure.series."""
-    parts = []
-    for run, frame in frames.items():
-        for metric, label in figure.series:
-            if metric in frame and x in frame:
-                part = frame[["step", x]].set_axis(["step", "x"], axis=1).assign(value=frame[metric], run=run)
-                parts.append(part.assign(series=label).dropna())
-    columns = ["run", "series", "x", "step", "value"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Rows to draw, and the Vega-Lite that draws them."""
+
+    data: pd.DataFrame
+    spec: dict
 
 
-def smoothed(data: pd.DataFrame, window: int) -> pd.DataFrame:
-    """data with a column smooth: mean of the last `window` values of its run and series up to each point."""
-    groups = data.groupby(["run", "series"], sort=False)["value"]
-    return data.assign(smooth=groups.transform(lambda v: v.astype(float).rolling(window, min_periods=1).mean()))
-
-
-def thinned(data: pd.DataFrame, limit: int = MAX_POINTS) -> pd.DataFrame:
-    """At most about `limit` rows of each run and series: the first, last, lowest and highest of equal stretches."""
-    if data.empty:
-        return data
-    keep = []
-    for _, part in data.groupby(["run", "series"], sort=False):
-        if len(part) <= limit:
-            keep.append(part)
-            continue
-        stretch = pd.Series(range(len(part)), index=part.index) * (limit // 4) // len(part)
-        values = part["value"].astype(float).groupby(stretch)
-        rows = {*values.idxmin(), *values.idxmax(), *values.head(1).index, *values.tail(1).index}
-        keep.append(part.loc[sorted(rows)])
-    return pd.concat(keep, ignore_index=True)
-
-
-def curves(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", window: int = 1) -> alt.Chart | None:
+def curves(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", window: int = 1) -> Chart | None:
     """Raw values pale behind their moving mean; None where no run has a value. Several runs: colour is the run."""
-    data = thinned(smoothed(melted(frames, figure, x), window))
-    if data.empty:
-        return None
-    colour, dash = _encodings(frames, figure, data)
-    base = alt.Chart().encode(x=_x(x), color=colour)
-    base = base.encode(strokeDash=dash) if dash else base
-    scale = alt.Scale(type="log") if figure.log and data["value"].min() > 0 else alt.Scale(zero=figure.zero)
-    y = alt.Y("value:Q", title=figure.unit, scale=scale)
-    layers = []
-    if window > 1:
-        layers.append(base.mark_line(opacity=0.28, strokeWidth=1).encode(y=y))
-    layers.append(base.mark_line(strokeWidth=2).encode(y=y.copy() if window == 1 else _of("smooth", y)))
-    few = data.groupby(["run", "series"]).size().min() <= 40  # a line through one point would not be seen
-    dots = base.mark_circle(size=28 if few else 60, opacity=0.75 if few else 0)
-    layers.append(dots.encode(y=y if few or window == 1 else _of("smooth", y), tooltip=_tooltip(window)))
-    return _finished(alt.layer(*layers, data=data), figure)
+    data = points(frames, figure, x, window)
+    return None if data.empty else Chart(data, _curves(figure, *_names(frames, figure, data), x, window))
 
 
-def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step") -> alt.Chart | None:
+def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step") -> Chart | None:
     """Measurements with their 95 % intervals (columns <metric>_low and <metric>_high), where these were logged."""
-    data = melted(frames, figure, x)
+    data = points(frames, figure, x)
     if data.empty:
         return None
     for end in ("low", "high"):
-        ends = tuple((f"{metric}_{end}", label) for metric, label in figure.series)
-        found = melted(frames, Figure(figure.title, figure.unit, ends), x).rename(columns={"value": end})
-        data = data.merge(found[["run", "series", "step", end]], on=["run", "series", "step"], how="left")
+        ends = Figure(figure.title, figure.unit, tuple((f"{metric}_{end}", label) for metric, label in figure.series))
+        found = points(frames, ends, x)[["run", "series", "step", "value"]].rename(columns={"value": end})
+        data = data.merge(found, on=["run", "series", "step"], how="left")
     data = data.astype({"low": float, "high": float})
-    colour, dash = _encodings(frames, figure, data)
-    base = alt.Chart().encode(x=_x(x), color=colour)
-    y = alt.Y("value:Q", title=figure.unit, scale=alt.Scale(zero=True))
-    tips = [*_tooltip(1), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
-    line = base.mark_line(strokeWidth=1.5)
+    return Chart(data, _intervals(figure, *_names(frames, figure, data), x))
+
+
+def points(frames: dict[str, pd.DataFrame], figure: Figure, x: str, window: int = 1) -> pd.DataFrame:
+    """Rows run, series, x, step, value, smooth, few; in the order of `frames` and figure.series, missing ones left out.
+
+    smooth: mean of the last `window` values of the series up to the row; few: whether the series has up to FEW points.
+    """
+    parts = []
+    for run, frame in frames.items():
+        for metric, label in figure.series:
+            if metric not in frame:
+                continue
+            part = frame[["step", x, metric]].set_axis(["step", "x", "value"], axis=1).dropna()
+            few = len(part) <= FEW
+            part["smooth"] = part["value"] if few else part["value"].rolling(window, min_periods=1).mean()
+            part = part.iloc[thinned(part["value"].to_numpy())]
+            parts.append(part.assign(run=run, series=label, few=few))
+    columns = ["run", "series", "x", "step", "value", "smooth", "few"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def thinned(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
+    """Positions of at most `limit` values: the first, last, lowest and highest of equal stretches, in order."""
+    if len(values) <= limit:
+        return np.arange(len(values))
+    edges = np.linspace(0, len(values), limit // 4 + 1).astype(int)
+    keep = {0, len(values) - 1}
+    for start, end in zip(edges[:-1], edges[1:], strict=True):
+        stretch = values[start:end]
+        keep |= {start, end - 1, start + int(stretch.argmin()), start + int(stretch.argmax())}
+    return np.array(sorted(keep))
+
+
+def _names(frames: dict[str, pd.DataFrame], figure: Figure, data: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+    """(runs, series that have data): all of a spec that depends on the data."""
+    present = set(data["series"])
+    return tuple(frames), tuple(dict.fromkeys(label for _, label in figure.series if label in present))
+
+
+# A page draws two dozen charts every few seconds: their Vega-Lite is made once, not at every look.
+@functools.lru_cache(maxsize=1000)
+def _curves(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str, window: int) -> dict:
+    base = _base(runs, series, x)
+    raw, smooth = (_y(column, figure) for column in ("value", "smooth"))
+    tips = [*_tips(), alt.Tooltip("smooth:Q", title=f"mean of {window}", format=".4~g")] if window > 1 else _tips()
+    layers = [base.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if window > 1 else []
+    layers.append(base.mark_line(strokeWidth=2).encode(y=smooth))
+    layers.append(base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=raw))
+    layers.append(base.mark_circle(size=80, opacity=0).encode(y=smooth, tooltip=tips))
+    return _spec(layers, figure)
+
+
+@functools.lru_cache(maxsize=1000)
+def _intervals(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str) -> dict:
+    base = _base(runs, series, x)
+    y = _y("value", figure)
+    ends = [alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
+    bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.55)
     layers = [
-        base.transform_filter("isValid(datum.low)")
-        .mark_rule(strokeWidth=2, opacity=0.6)
-        .encode(y="low:Q", y2="high:Q"),
-        (line.encode(strokeDash=dash) if dash else line).encode(y=y),
-        base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=tips),
+        bars.encode(y=_y("low", figure), y2="high:Q", strokeDash=alt.value([1, 0])),
+        base.mark_line(strokeWidth=1.5).encode(y=y),
+        base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=[*_tips(), *ends]),
     ]
-    return _finished(alt.layer(*layers, data=data), figure)
+    return _spec(layers, figure)
 
 
-def _encodings(frames: dict, figure: Figure, data: pd.DataFrame) -> tuple[alt.Color, alt.StrokeDash | None]:
-    """Colour and dash: one run is told apart by its series; several runs keep their colour in every chart."""
-    labels = [label for _, label in figure.series if label in set(data["series"])]
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=320, columns=2, symbolType="stroke", symbolOpacity=1)
-    if len(frames) > 1:
-        dash = None
-        if len(labels) > 1:
-            dash = alt.StrokeDash(
-                "series:N", scale=alt.Scale(domain=labels, range=_cycled(DASHES, labels)), legend=legend
-            )
-        names = list(frames)
-        return alt.Color("run:N", scale=alt.Scale(domain=names, range=_cycled(COLOURS, names)), legend=legend), dash
-    scale = alt.Scale(domain=labels, range=_cycled(COLOURS, labels))
-    return alt.Color("series:N", scale=scale, legend=legend if len(labels) > 1 else None), None
+def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> alt.Chart:
+    """x, colour and dash: one run is told apart by its series; several runs keep their colour in every chart."""
+    axis = alt.Axis(format="~s" if x == "tokens" else "d", tickCount=6, grid=False)
+    base = alt.Chart().encode(x=alt.X("x:Q", title=AXES[x], axis=axis))
+    legend = alt.Legend(
+        orient="bottom", title=None, labelLimit=300, columns=3, symbolType="stroke", symbolSize=300, symbolStrokeWidth=2
+    )
+    if len(runs) == 1:
+        shown = legend if len(series) > 1 else None
+        return base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))
+    base = base.encode(color=alt.Color("run:N", scale=_scale(runs, COLOURS), legend=legend))
+    if len(series) == 1:
+        return base
+    above = legend.copy()  # two legends in one place would run into each other
+    above.orient, above.symbolStrokeColor = "top", "#888888"
+    return base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
 
 
-def _cycled(values: Sequence, names: Sequence) -> list:
-    return [values[i % len(values)] for i in range(len(names))]
+def _scale(names: Sequence[str], values: Sequence) -> alt.Scale:
+    return alt.Scale(domain=list(names), range=[values[i % len(values)] for i in range(len(names))])
 
 
-def _x(x: str) -> alt.X:
-    return alt.X("x:Q", title=AXES[x], axis=alt.Axis(format="~s" if x == "tokens" else "d", tickCount=6, grid=False))
+def _y(column: str, figure: Figure) -> alt.Y:
+    return alt.Y(f"{column}:Q", title=figure.unit or None, scale=alt.Scale(zero=figure.zero))
 
 
-def _of(column: str, y: alt.Y) -> alt.Y:
-    copy = y.copy()
-    copy.shorthand = f"{column}:Q"
-    return copy
+def _tips() -> list[alt.Tooltip]:
+    step = alt.Tooltip("step:Q", format="d")
+    return [alt.Tooltip("run:N"), alt.Tooltip("series:N"), step, alt.Tooltip("value:Q", format=".4~g")]
 
 
-def _tooltip(window: int) -> list[alt.Tooltip]:
-    shown = [alt.Tooltip("run:N"), alt.Tooltip("series:N"), alt.Tooltip("step:Q", format="d")]
-    shown.append(alt.Tooltip("value:Q", format=".4~g"))
-    return [*shown, alt.Tooltip("smooth:Q", title=f"mean of {window}", format=".4~g")] if window > 1 else shown
-
-
-def _finished(chart: alt.LayerChart, figure: Figure) -> alt.LayerChart:
-    below = {"subtitle": figure.note, "subtitleFontSize": 12} if figure.note else {}
-    return chart.properties(title=alt.Title(figure.title, anchor="start", fontSize=14, **below), height=230)
+def _spec(layers: list[alt.Chart], figure: Figure) -> dict:
+    chart = alt.layer(*layers).properties(title=alt.Title(figure.title, anchor="start", fontSize=14), height=330)
+    spec = chart.to_dict(validate=False)  # its data is not there yet
+    return {key: value for key, value in spec.items() if key not in ("data", "$schema")}
 
 
 def held_out(frames: dict[str, pd.DataFrame], kind: str) -> tuple[tuple[str, str], ...]:

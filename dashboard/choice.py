@@ -18,7 +18,9 @@ def choose() -> None:
     runs = store.known().runs
     state = st.session_state
     if "run" not in state and "run" not in st.query_params and runs:
-        state["run"] = [next(iter(runs))]  # written to the URL at once: a link names its run, not "the newest"
+        newest = next(iter(runs))
+        state["run"] = [newest]
+        st.query_params["run"] = newest  # a link names its run, not "the newest"
     if "run" in state:
         state["run"] = [key for key in state["run"] if key in runs]
     st.sidebar.multiselect(

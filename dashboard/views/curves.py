@@ -15,10 +15,9 @@ FIGURES = {
             (("rl/reward/mean", "reward"), ("rl/reward/accuracy", "accuracy"), ("rl/reward/format", "format")),
         ),
         Figure(
-            "Response length",
+            "Response length (nothing rewards it)",
             "tokens",
             (("rl/response_tokens", "response"), ("rl/thinking_tokens", "thinking")),
-            note="Nothing rewards it.",
         ),
         Figure(
             "Response length by result",

@@ -49,12 +49,12 @@ def growth(frame) -> None:
 def page() -> None:
     """The chosen runs' lengths."""
     frames = choice.frames()
-    if all(charts.curves(frames, figure) is None for figure in (MEAN, HELD_OUT)):
+    drawn = [charts.curves(frames, figure, x=x, window=window) for figure in (MEAN, BY_RESULT, HELD_OUT)]
+    if all(chart is None for chart in drawn):
         st.info(f"The chosen runs have logged no answers: R1-Zero runs do. {choice.MAKE_DATA}")
         return
     if len(frames) == 1:
         growth(next(iter(frames.values())))
-    drawn = [charts.curves(frames, figure, x=x, window=window) for figure in (MEAN, BY_RESULT, HELD_OUT)]
     drawn += [charts.curves(frames, figure, x=x, window=window) for figure in (REFLECTION, CUT)]
     controls.grid(drawn)
 

@@ -15,10 +15,7 @@ def open_page(page: str, **params: object) -> AppTest:
     app = AppTest.from_file(str(APP), default_timeout=60)
     for name, value in params.items():
         app.query_params[name] = value
-    app.run()
-    if page != "runs":
-        app.switch_page(f"views/{page}.py").run()
-    return app
+    return app.switch_page(f"views/{page}.py").run() if page != "runs" else app.run()
 
 
 def shown(app: AppTest) -> str:
@@ -74,9 +71,9 @@ def test_runs_lists_facts_and_shows_missing_as_missing(runs: Path) -> None:
 def test_run_in_the_address_is_chosen_and_an_unknown_one_is_not_opened(runs: Path) -> None:
     write_run(runs / "a")
     write_run(runs / "b")
-    assert open_page("curves", run="a").multiselect[0].value == ["a"]
+    assert open_page("thinking", run="a").multiselect[0].value == ["a"]
     outside = write_run(runs.parent / "outside")
-    app = open_page("curves", run=["../outside", str(outside)])
+    app = open_page("thinking", run=["../outside", str(outside)])
     assert app.multiselect[0].value == []
     assert charts(app) == 0
     assert "No run is chosen" in shown(app)
