@@ -39,7 +39,7 @@ def log(t, first, last):
         t.log({"train/loss": 1 / (1 + step), "train/lr": 0.1}, step=step, tokens=100 * step)
 
 
-def wait_for(condition, seconds=40):
+def wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -91,7 +91,7 @@ def store(tmp_path_factory):
     pair[0].log({"train/loss": float("nan"), "eval/chain sum+/pass_at_1": 0.5}, step=6, tokens=600)
     pair[0].artifact(figure)
     for t in pair:
-        t.finish(wait_s=40)
+        t.finish(wait_s=120)
     return Store(folder)
 
 
@@ -121,11 +121,11 @@ def test_a_resumed_run_goes_on_in_the_same_mlflow_run(store, tmp_path):
     run_dir = tmp_path / "resumed"
     first = tracker(run_dir, store.uri)
     log(first, 1, 4)
-    first.finish("KILLED", wait_s=40)
+    first.finish("KILLED", wait_s=120)
     before = store.run(run_dir)
     second = tracker(run_dir, store.uri, config=CONFIG | {"model": {"hidden": 128}})
     log(second, 4, 7)
-    second.finish(wait_s=40)
+    second.finish(wait_s=120)
     after = store.run(run_dir)
     assert (before.info.status, after.info.status) == ("KILLED", "FINISHED")
     assert before.info.run_id == after.info.run_id and first.run_id == second.run_id
@@ -149,7 +149,7 @@ def test_a_sender_that_is_killed_is_replaced_and_no_point_is_lost_or_doubled(sto
     time.sleep(0.2)
     log(t, 500, 600)
     assert t._sender.poll() is None and t._sender.pid != sender
-    t.finish(wait_s=40)
+    t.finish(wait_s=120)
     assert store.steps(run_dir) == list(range(600))
     assert store.run(run_dir).info.status == "FINISHED"
 
