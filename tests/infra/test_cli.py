@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,21 @@ class Fake:
         return self.process.returncode, out, err
 
 
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Fake]]:
+    """Starts fakes; what still runs at the test's end is killed, its ranks with it."""
+    started: list[Fake] = []
+
+    def begin(does: str, ranks: int, **env: str) -> Fake:
+        started.append(Fake(tmp_path, does, ranks, **env))
+        return started[-1]
+
+    yield begin
+    for fake in started:
+        fake.process.kill()
+        fake.process.communicate()
+
+
 def gone(pid: int, within_s: float = 10.0) -> bool:
     """Whether the process ends in that time."""
     deadline = time.monotonic() + within_s
@@ -169,32 +185,32 @@ def test_help_shows_what_the_given_settings_come_to() -> None:
     assert "model.hidden_size=7168" in r1("pretrain", "model=671b", "-h").stdout
 
 
-def test_ranks_start_with_threads_and_environment_and_rank_0_alone_prints(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, "go", ranks=3)
+def test_ranks_start_with_threads_and_environment_and_rank_0_alone_prints(start: Callable[..., Fake]) -> None:
+    fake = start("go", ranks=3)
     code, out, err = fake.end()
     assert (code, out, err) == (0, "rank 0 prints\n", "rank 0 warns\n")
     assert [(fake.folder / f"rank{rank}").read_text().split()[1] for rank in range(3)] == ["3"] * 3
     assert (fake.folder / "config.yaml").exists()
 
 
-def test_one_process_needs_no_other(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, "go", ranks=1)
+def test_one_process_needs_no_other(start: Callable[..., Fake]) -> None:
+    fake = start("go", ranks=1)
     assert fake.end()[0] == 0
     assert sorted(p.name for p in fake.folder.glob("rank*")) == ["rank0"]
     assert (fake.folder / "rank0").read_text().split()[1] == "None"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_children_die_with_their_parent(tmp_path: Path, number: signal.Signals) -> None:
-    fake = Fake(tmp_path, "wait", ranks=3)
+def test_children_die_with_their_parent(start: Callable[..., Fake], number: signal.Signals) -> None:
+    fake = start("wait", ranks=3)
     pids = fake.pids(3)
     fake.process.send_signal(number)
     assert fake.end()[0] == -number
     assert all(gone(pid) for pid in pids)
 
 
-def test_ctrl_c_is_quiet_and_leaves_nothing_running(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, "wait", ranks=2)
+def test_ctrl_c_is_quiet_and_leaves_nothing_running(start: Callable[..., Fake]) -> None:
+    fake = start("wait", ranks=2)
     pids = fake.pids(2)
     os.killpg(fake.process.pid, signal.SIGINT)  # as a terminal does
     code, _, err = fake.end()
@@ -211,8 +227,10 @@ def test_ctrl_c_is_quiet_and_leaves_nothing_running(tmp_path: Path) -> None:
         ("refuse@1", 2, "rank 1: disk full: make room"),
     ],
 )
-def test_a_rank_that_dies_ends_the_command_with_a_clear_line(tmp_path: Path, does: str, code: int, says: str) -> None:
-    fake = Fake(tmp_path, does, ranks=3)
+def test_a_rank_that_dies_ends_the_command_with_a_clear_line(
+    start: Callable[..., Fake], does: str, code: int, says: str
+) -> None:
+    fake = start(does, ranks=3)
     pids = fake.pids(3)
     status, _, err = fake.end()
     assert status == code
@@ -220,13 +238,13 @@ def test_a_rank_that_dies_ends_the_command_with_a_clear_line(tmp_path: Path, doe
     assert all(gone(pid) for pid in pids)
 
 
-def test_an_error_of_all_ranks_is_told_once(tmp_path: Path) -> None:
-    code, _, err = Fake(tmp_path, "refuse", ranks=2).end()
+def test_an_error_of_all_ranks_is_told_once(start: Callable[..., Fake]) -> None:
+    code, _, err = start("refuse", ranks=2).end()
     assert (code, err) == (2, "rank 0 warns\ndisk full: make room\n")
 
 
-def test_a_bug_keeps_its_traceback_and_children_end(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, "crash@0", ranks=2)
+def test_a_bug_keeps_its_traceback_and_children_end(start: Callable[..., Fake]) -> None:
+    fake = start("crash@0", ranks=2)
     pids = fake.pids(2)
     code, _, err = fake.end()
     assert code == 1
@@ -234,14 +252,14 @@ def test_a_bug_keeps_its_traceback_and_children_end(tmp_path: Path) -> None:
     assert all(gone(pid) for pid in pids)
 
 
-def test_told_to_stop_all_ranks_leave_with_0(tmp_path: Path) -> None:
-    assert Fake(tmp_path, "leave", ranks=2).end()[0] == 0
+def test_told_to_stop_all_ranks_leave_with_0(start: Callable[..., Fake]) -> None:
+    assert start("leave", ranks=2).end()[0] == 0
 
 
-def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    first = Fake(tmp_path, "wait", ranks=2)
+def test_a_second_process_in_the_same_folder_is_refused(start: Callable[..., Fake]) -> None:
+    first = start("wait", ranks=2)
     first.pids(2)
-    code, _, err = Fake(tmp_path, "go", ranks=2).end()
+    code, _, err = start("go", ranks=2).end()
     assert code == 2
     assert f"run.dir={first.folder}" in err and f"process {first.process.pid} works" in err
     assert err.count("\n") == 1
@@ -249,8 +267,8 @@ def test_a_second_process_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert first.end()[0] == 0
 
 
-def test_a_launched_rank_starts_nothing(tmp_path: Path) -> None:
-    fake = Fake(tmp_path, "wait", ranks=3, RANK="1", WORLD_SIZE="3")
+def test_a_launched_rank_starts_nothing(start: Callable[..., Fake]) -> None:
+    fake = start("wait", ranks=3, RANK="1", WORLD_SIZE="3")
     fake.folder.mkdir(exist_ok=True)
     (fake.folder / "end").touch()
     assert fake.end() == (0, "", "rank 1 warns\n")
