@@ -72,7 +72,8 @@ def system_info() -> dict[str, str]:
 def machine() -> str:
     """The machine in a line, for a benchmark's result."""
     info = system_info()
-    return f"{info['cpu']}, {info['cores']} cores, {info['memory_gib']} GiB, GPUs: {info['gpus']}, torch {info['torch']}"
+    size = f"{info['cores']} cores, {info['memory_gib']} GiB"
+    return f"{info['cpu']}, {size}, GPUs: {info['gpus']}, torch {info['torch']}"
 
 
 def version(package: str) -> str | None:
