@@ -50,7 +50,7 @@ def _save(fig, ax, title: str, ylabel: str, path: Path) -> Path:
 
 
 def draw(run_dir: Path, out: Path, *, task: str, base: dict) -> list[Path]:
-    """Draw the three figures of the run in `run_dir` into `out`; base: the base model's own evaluation, drawn dashed."""
+    """Draw the three figures of the run in `run_dir` into `out`; base: the base model's evaluation, drawn dashed."""
     series = read_metrics(run_dir)
     out.mkdir(parents=True, exist_ok=True)
 

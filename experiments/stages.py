@@ -128,8 +128,8 @@ def load_model(cfg: Config, path: Path) -> tuple[nn.Module, ModelConfig, Tokeniz
     found = checkpoint.resolve(path)
     model_cfg, tokenizer = checkpoint.model_config(found), Tokenizer.load(found)
     layout = cfg.parallel
-    model = build_model(
-        model_cfg, tp=layout.tensor, pp=layout.pipeline, ep=layout.expert, cp=layout.context
-    ).to(parallel.device())
+    model = build_model(model_cfg, tp=layout.tensor, pp=layout.pipeline, ep=layout.expert, cp=layout.context).to(
+        parallel.device()
+    )
     checkpoint.load_weights(model, model_cfg, found)
     return model.eval(), model_cfg, tokenizer

@@ -210,9 +210,7 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
             setattr(layer, name, RMSNorm)
     if _is_moe(layer.mlp) and cfg.experts is not Experts.sequential:
         shared = layer.mlp.keywords["submodules"].shared_experts
-        layer.mlp = functools.partial(
-            MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared)
-        )
+        layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared))
     attention = layer.self_attention.submodules
     attention.core_attention = CoreAttention
     attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp

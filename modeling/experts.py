@@ -35,7 +35,8 @@ class BatchedExperts(MegatronModule):
         self.num_local_experts = num_local_experts
         self.ep_group, self.dp_group = pg_collection.ep, pg_collection.expt_dp
         hidden, inner = config.hidden_size, config.moe_ffn_hidden_size
-        empty = dict(dtype=config.params_dtype, device=torch.cuda.current_device() if torch.cuda.is_available() else "cpu")
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        empty = dict(dtype=config.params_dtype, device=device)
         self.weight1 = nn.Parameter(torch.empty(num_local_experts, 2 * inner, hidden, **empty))
         self.weight2 = nn.Parameter(torch.empty(num_local_experts, hidden, inner, **empty))
         with torch.no_grad(), get_cuda_rng_tracker().fork(get_expert_parallel_rng_tracker_name()):

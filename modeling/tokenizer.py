@@ -98,4 +98,3 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text, special tokens included; bytes that are no UTF-8 become the replacement character."""
         return self._tokenizer.decode(ids, skip_special_tokens=False)
-

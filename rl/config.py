@@ -79,7 +79,9 @@ class RLConfig:
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, beta2=0.99, weight_decay=0.0))
     "The optimiser of the policy."
     schedule: ScheduleConfig = field(
-        default_factory=lambda: ScheduleConfig(warmup=0.0, decay=0.0, mtp_lambda=0.0, mtp_lambda_late=0.0, bias_speed=0.0)
+        default_factory=lambda: ScheduleConfig(
+            warmup=0.0, decay=0.0, mtp_lambda=0.0, mtp_lambda_late=0.0, bias_speed=0.0
+        )
     )
     "Learning rate over the stage; MTP and the router's bias rest by default."
     micro_batch_tokens: int = 8192

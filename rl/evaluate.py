@@ -91,7 +91,7 @@ class Evaluation:
 def evaluate(
     engine: RolloutEngine, task: Task, reward: RewardConfig, *, questions: int, samples: int, seed: int = 0
 ) -> Evaluation:
-    """Ask `questions` held-out questions `samples` times each. The same seed asks and samples the same for any model."""
+    """Ask `questions` held-out questions `samples` times each. The same seed asks the same of any model."""
     asked = task.test_questions(questions)
     answers = engine.generate(asked, samples, step=-1 - seed)
     groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
@@ -110,7 +110,7 @@ def write_answers(path: Path, evaluation: Evaluation, step: int, tokenizer: Toke
 
 
 def summarise(groups: list[Group]) -> Evaluation:
-    """Statistics of scored groups; every interval resamples questions, not answers, since answers are not independent."""
+    """Statistics of scored groups; intervals resample questions, as the answers to one are not independent."""
     right = np.array([[c.breakdown["accuracy"] for c in g.completions] for g in groups])
     samples = right.shape[1]
     completions = [c for g in groups for c in g.completions]

@@ -132,6 +132,8 @@ def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Te
     def logprobs(token_loss: Tensor) -> tuple[Tensor, int, Tensor]:
         return token_loss.sum(), 0, -token_loss
 
+    if not micro_batches:
+        return []
     with without_mtp(_bare(model)):
         outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True)
     return _from_last_stage(outputs)

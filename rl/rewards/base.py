@@ -1,7 +1,6 @@
-"""What an answer earns: the parts by rule, their sum, and the parts kept beside it.
+"""What an answer earns: accuracy and format by rule, their sum (R1 §2.2.2), and the parts kept beside it.
 
-Departs from R1 §2.2.2, which adds accuracy and format: here format pays only where the answer is wrong, so that a
-right answer earns the same however it came about. No rule looks at length or at self-checks.
+No rule looks at length or at self-checks.
 """
 
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ class RewardConfig:
     accuracy: float = 1.0
     "Reward of a right answer."
     format: float = 0.1
-    "Reward of a wrong answer in the right format."
+    "Reward of the right format, whether the answer is right or not."
 
     def __post_init__(self) -> None:
         if not 0 < self.accuracy < float("inf"):
@@ -43,11 +42,11 @@ class Judge(Protocol):
 def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tuple[float, dict[str, float]]:
     """-> (reward, breakdown); breakdown has accuracy and format, each 0 or 1.
 
-    With the defaults: right 1.0 (in any format), wrong in the right format 0.1, else 0.0.
+    With the defaults: right in the right format 1.1, right in another 1.0, wrong in the right format 0.1, else 0.0.
     """
     accuracy = task.score(question, text)
     well_formed = float(format_ok(text))
-    reward = cfg.accuracy * accuracy + cfg.format * well_formed * (1.0 - accuracy)
+    reward = cfg.accuracy * accuracy + cfg.format * well_formed
     return reward, {"accuracy": accuracy, "format": well_formed}
 
 

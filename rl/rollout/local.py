@@ -2,9 +2,8 @@
 
 import hashlib
 
-from modeling.generate import Generator, SamplingConfig
-
 from modeling.config import ModelConfig
+from modeling.generate import Generator, SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.types import Completion, Question
 from training import parallel

@@ -6,9 +6,8 @@ Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymme
 from dataclasses import dataclass
 from pathlib import Path
 
-from modeling.sampling import SamplingConfig
-
 from infra.tracking import Tracker
+from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
 from rl.evaluate import EvaluateConfig, evaluate, write_answers

@@ -44,7 +44,8 @@ def test_query_is_turned_as_complex_numbers_are():
 def test_rotation_gradients():
     torch.manual_seed(0)
     cos, sin = _tables()
-    q, kv, k = _double(SEQ, BATCH, HEADS, NOPE + ROPE), _double(SEQ, BATCH, HEADS, NOPE + VALUE), _double(SEQ, BATCH, 1, ROPE)
+    q, kv = (_double(SEQ, BATCH, HEADS, NOPE + more) for more in (ROPE, VALUE))
+    k = _double(SEQ, BATCH, 1, ROPE)
     assert torch.autograd.gradcheck(lambda t: mla_rope_q(t, cos, sin, NOPE, ROPE), (q,))
     assert torch.autograd.gradcheck(lambda a, b: mla_rope_kv(a, b, cos, sin, ROPE, NOPE, VALUE), (kv, k))
 

@@ -23,9 +23,7 @@ def test_clipped_and_unclipped_tokens_by_hand():
     # ratios 1.5, 1.5, 0.5, 0.5 with advantages +1, -1, +1, -1 and clip [0.8, 1.28]:
     # min(1.5, 1.28) = 1.28; min(-1.5, -1.28) = -1.5; min(0.5, 0.8) = 0.5; min(-0.5, -0.8) = -0.8
     logprobs = torch.tensor([[math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5)]], dtype=torch.float64)
-    out = grpo_loss(
-        batch([0.25] * 4, [1, -1, 1, -1], [0.0] * 4), logprobs, GRPOConfig(clip_low=0.2, clip_high=0.28)
-    )
+    out = grpo_loss(batch([0.25] * 4, [1, -1, 1, -1], [0.0] * 4), logprobs, GRPOConfig(clip_low=0.2, clip_high=0.28))
     assert out.loss.item() == pytest.approx(-(1.28 - 1.5 + 0.5 - 0.8) / 4)
     assert out.metrics["rl/clip_frac"].item() == pytest.approx(0.5)
 
@@ -42,9 +40,7 @@ def test_kl_is_the_k3_estimator():
 def test_gradient_equals_finite_differences():
     torch.manual_seed(0)
     logprobs = (torch.randn(1, 6, dtype=torch.float64) * 0.3).requires_grad_()
-    one = batch(
-        [0.1, 0.2, 0.3, 0.2, 0.2, 0.0], [1, -1, 2, -0.5, 0.3, 9], [0.1, -0.2, 0.3, 0, 0, 0], ref=[0.05] * 6
-    )
+    one = batch([0.1, 0.2, 0.3, 0.2, 0.2, 0.0], [1, -1, 2, -0.5, 0.3, 9], [0.1, -0.2, 0.3, 0, 0, 0], ref=[0.05] * 6)
     assert torch.autograd.gradcheck(lambda lp: grpo_loss(one, lp, GRPOConfig(kl_coef=0.1)).loss, (logprobs,))
 
 

@@ -144,12 +144,12 @@ GOOD, BAD = "<think>a</think><answer>right</answer>", "<think>a</think><answer>w
 @pytest.mark.parametrize(
     "text, cfg, reward, breakdown",
     [
-        (GOOD, RewardConfig(), 1.0, (1, 1)),
+        (GOOD, RewardConfig(), 1.1, (1, 1)),
         (GOOD.removeprefix("<think>a</think>"), RewardConfig(), 1.0, (1, 0)),
         (BAD, RewardConfig(), 0.1, (0, 1)),
         (BAD.removeprefix("<think>a</think>"), RewardConfig(), 0.0, (0, 0)),
         ("", RewardConfig(), 0.0, (0, 0)),
-        (GOOD, RewardConfig(accuracy=2.0, format=0.5), 2.0, (1, 1)),
+        (GOOD, RewardConfig(accuracy=2.0, format=0.5), 2.5, (1, 1)),
         (BAD, RewardConfig(accuracy=2.0, format=0.5), 0.5, (0, 1)),
         (BAD, RewardConfig(format=0.0), 0.0, (0, 1)),
     ],
@@ -173,7 +173,7 @@ def test_groups_get_reward_and_breakdown_of_their_own_question():
     other = dataclasses.replace(QUESTION, answer="wrong")
     groups = [Group(q, [completion(GOOD), completion(BAD), completion("")]) for q in (QUESTION, other)]
     score_groups(groups, Says(), RewardConfig())
-    assert [[c.reward for c in group.completions] for group in groups] == [[1.0, 0.1, 0.0], [0.1, 1.0, 0.0]]
+    assert [[c.reward for c in group.completions] for group in groups] == [[1.1, 0.1, 0.0], [0.1, 1.1, 0.0]]
     assert groups[1].completions[0].breakdown == {"accuracy": 0.0, "format": 1.0}
 
 
