@@ -4,7 +4,8 @@ import streamlit as st
 
 from dashboard.choice import choose
 
-st.set_page_config(page_title="r1lab", page_icon=":material/monitoring:", layout="wide")
+# Without a page_icon of its own the browser would fetch the icon of the open page from another machine.
+st.set_page_config(page_title="r1lab", page_icon="📈", layout="wide")
 page = st.navigation(
     [
         st.Page("views/runs.py", title="Runs", icon=":material/table_rows:", default=True),

@@ -16,6 +16,8 @@ FEW = 40
 "A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
 MAX_POINTS = 1500
 "Points of one line that are sent to the browser; more are thinned, peaks kept."
+HEIGHT = 320
+"Pixels, title and legend included."
 AXES = {"step": "step", "tokens": "tokens seen"}
 
 
@@ -103,46 +105,46 @@ def _names(frames: dict[str, pd.DataFrame], figure: Figure, data: pd.DataFrame) 
 # A page draws two dozen charts every few seconds: their Vega-Lite is made once, not at every look.
 @functools.lru_cache(maxsize=1000)
 def _curves(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str, window: int) -> dict:
-    base = _base(runs, series, x)
+    base, line = _base(runs, series, x)
     raw, smooth = (_y(column, figure) for column in ("value", "smooth"))
     tips = [*_tips(), alt.Tooltip("smooth:Q", title=f"mean of {window}", format=".4~g")] if window > 1 else _tips()
-    layers = [base.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if window > 1 else []
-    layers.append(base.mark_line(strokeWidth=2).encode(y=smooth))
+    layers = [line.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if window > 1 else []
+    layers.append(line.mark_line(strokeWidth=2).encode(y=smooth))
     layers.append(base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=raw))
     layers.append(base.mark_circle(size=80, opacity=0).encode(y=smooth, tooltip=tips))
-    return _spec(layers, figure)
+    return _spec(layers, figure, HEIGHT + 60 * (len(runs) > 1))
 
 
 @functools.lru_cache(maxsize=1000)
 def _intervals(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str) -> dict:
-    base = _base(runs, series, x)
+    base, line = _base(runs, series, x)
     y = _y("value", figure)
     ends = [alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.55)
     layers = [
-        bars.encode(y=_y("low", figure), y2="high:Q", strokeDash=alt.value([1, 0])),
-        base.mark_line(strokeWidth=1.5).encode(y=y),
+        bars.encode(y=_y("low", figure), y2="high:Q"),
+        line.mark_line(strokeWidth=1.5).encode(y=y),
         base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=[*_tips(), *ends]),
     ]
-    return _spec(layers, figure)
+    return _spec(layers, figure, HEIGHT + 60 * (len(runs) > 1))
 
 
-def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> alt.Chart:
-    """x, colour and dash: one run is told apart by its series; several runs keep their colour in every chart."""
+def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.Chart, alt.Chart]:
+    """(x and colour, these with dashes): one run is told apart by its series; several keep their colour everywhere."""
     axis = alt.Axis(format="~s" if x == "tokens" else "d", tickCount=6, grid=False)
     base = alt.Chart().encode(x=alt.X("x:Q", title=AXES[x], axis=axis))
-    legend = alt.Legend(
-        orient="bottom", title=None, labelLimit=300, columns=3, symbolType="stroke", symbolSize=300, symbolStrokeWidth=2
-    )
+    look = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=300, columns=2, **look)
     if len(runs) == 1:
         shown = legend if len(series) > 1 else None
-        return base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))
+        base = base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))
+        return base, base
     base = base.encode(color=alt.Color("run:N", scale=_scale(runs, COLOURS), legend=legend))
     if len(series) == 1:
-        return base
+        return base, base
     above = legend.copy()  # two legends in one place would run into each other
     above.orient, above.symbolStrokeColor = "top", "#888888"
-    return base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
+    return base, base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
 
 
 def _scale(names: Sequence[str], values: Sequence) -> alt.Scale:
@@ -158,8 +160,8 @@ def _tips() -> list[alt.Tooltip]:
     return [alt.Tooltip("run:N"), alt.Tooltip("series:N"), step, alt.Tooltip("value:Q", format=".4~g")]
 
 
-def _spec(layers: list[alt.Chart], figure: Figure) -> dict:
-    chart = alt.layer(*layers).properties(title=alt.Title(figure.title, anchor="start", fontSize=14), height=330)
+def _spec(layers: list[alt.Chart], figure: Figure, height: int) -> dict:
+    chart = alt.layer(*layers).properties(title=alt.Title(figure.title, anchor="start", fontSize=14), height=height)
     spec = chart.to_dict(validate=False)  # its data is not there yet
     return {key: value for key, value in spec.items() if key not in ("data", "$schema")}
 

@@ -26,7 +26,7 @@ FIGURES = {
         ),
         Figure("Reflection rate", "share of answers", (("rl/reflection_rate", "answers with a self-check"),)),
         Figure(
-            "Answers without use",
+            "Truncated and zero-variance",
             "share",
             (("rl/truncated_frac", "cut at the limit"), ("rl/zero_variance_frac", "groups of equal rewards")),
         ),
