@@ -83,8 +83,8 @@ def packed_batches(
     """Several documents a row of row_tokens tokens, with document_ids, so that attention stays inside each.
 
     Documents are placed longest first, each into the first row with room (first-fit decreasing); none is cut. One
-    longer than a row gets a row of its own. Positions count from the start of the row: rotary positions are relative, so
-    that is the same to attention inside a document.
+    longer than a row gets a row of its own. Positions count from the start of the row: rotary positions are relative,
+    so that is the same to attention inside a document.
     """
     weight = 1.0 / count_labels(documents)
     rows: list[list[Sequence[int]]] = []
