@@ -88,10 +88,10 @@ def text_block(marked_text: str) -> str:
 
 
 def card(head: Iterable[str], body: str, kind: str, *, dimmed: bool = False) -> str:
-    """One answer: facts above (escaped here), text below (from `text_block`); kind: right, wrong or cut."""
+    """One answer: facts above (escaped here), text below (from `text_block`); kind: a result, for the colour."""
     facts = "".join(f"<span>{html.escape(fact)}</span>" for fact in head)
     other = " r1-other" if dimmed else ""
-    return f'<div class="r1-card r1-{kind}{other}"><div class="r1-head">{facts}</div>{body}</div>'
+    return f'<div class="r1-card r1-{html.escape(kind)}{other}"><div class="r1-head">{facts}</div>{body}</div>'
 
 
 def show_cards(cards: Iterable[str]) -> None:

@@ -25,7 +25,7 @@ from dashboard.metrics_file import MetricsFile
 
 QUIET_S = 300.0
 "A run said to be running that has written nothing for so long is shown as silent: killed, or its machine is away."
-NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures"}
+NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures", "mlflow_artifacts"}
 SAMPLE_COLUMNS = ("question_id", "task", "prompt", "answer_key", "group", "text", "reward", "advantage")
 SAMPLE_COLUMNS += ("response_tokens", "thinking_tokens", "stopped", "reflects", "version")
 NUMBERS = {"group", "reward", "advantage", "response_tokens", "thinking_tokens", "version"}

@@ -11,10 +11,12 @@ RESULTS = ("all", "right", "wrong", "cut")
 
 
 def result(answer) -> str:
-    """right, wrong, or cut (the length limit ended it, so that it could not be right)."""
+    """right, wrong, cut (not right, and the length limit ended it), or "-" where nobody judged it."""
     if answer.get("reward_accuracy") == 1.0:
         return "right"
-    return "cut" if answer["stopped"] is False else "wrong"
+    if answer["stopped"] is False:
+        return "cut"
+    return "-" if pd.isna(answer.get("reward_accuracy")) else "wrong"
 
 
 def matches(answer) -> bool:
@@ -62,11 +64,19 @@ def choose_step(files: dict) -> int:
     return st.select_slider("Step", steps, value=steps[-1], key="step", bind="query-params")
 
 
+def watch() -> None:
+    """Draws nothing; a live run's new step gets a place on the slider."""
+    if {kind: store.sample_files(run, kind) for kind in store.KINDS} != seen:
+        st.rerun()
+
+
 st.title("Samples")
 runs = {run.key: run for run in choice.picked_or_stop()}
 top = st.columns([2, 1], gap="large")
 run = runs[top[0].selectbox("Run", list(runs)) if len(runs) > 1 else next(iter(runs))]
-available = [kind for kind in store.KINDS if store.sample_files(run, kind)]
+seen = {kind: store.sample_files(run, kind) for kind in store.KINDS}
+choice.live(watch)
+available = [kind for kind in store.KINDS if seen[kind]]
 if not available:
     st.info(
         "This run has no samples here: pre-training writes none, R1-Zero writes them as it goes, and a run that is "
@@ -76,7 +86,7 @@ if not available:
 kind = available[0]
 if len(available) > 1:
     kind = top[1].segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
-files = store.sample_files(run, kind)
+files = seen[kind]
 step = choose_step(files)
 
 left, middle, right = st.columns([3, 4, 2], vertical_alignment="bottom")

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.dashboard.made import metrics_line, write_run
+from tests.dashboard.made import metrics_line, write_run, write_samples
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium")
@@ -108,6 +108,8 @@ def test_browser_shows_a_live_run_and_keeps_hostile_text_as_text(store: Path, se
         assert "owned" not in page.title()
         page.screenshot(path=tmp_path / "samples.png", full_page=True)
 
+        write_samples(store / "reproduce" / "zero" / "samples" / "step_000045.parquet", 45)
+        expect(page.get_by_role("slider")).to_have_attribute("max", "2", timeout=10_000)
         page.get_by_role("radio", name="right", exact=True).click()
         expect(page.get_by_text("1 of 8 answers fit, to 1 of 2 questions.")).to_be_visible()
         page.wait_for_url("**result=right**")
