@@ -81,6 +81,16 @@ def test_browser_shows_a_live_run_and_keeps_hostile_text_as_text(store: Path, se
         page.wait_for_url(f"**/?run={quote('reproduce/zero', safe='')}")
         page.screenshot(path=tmp_path / "runs.png")
 
+        write_run(store / "second", samples=())
+        taller = "document.querySelector('[data-testid=stDataFrame]').getBoundingClientRect().height > 90"
+        page.wait_for_function(taller, timeout=10_000)  # by itself, no reload
+        box = page.get_by_test_id("stDataFrame").bounding_box()
+        page.mouse.click(box["x"] + 16, box["y"] + 2.5 * 35)  # the table is a canvas: its second line's tick box
+        expect(page.get_by_test_id("stSidebar").get_by_text("second")).to_be_visible()
+        page.wait_for_url("**run=second**")
+        page.mouse.click(box["x"] + 16, box["y"] + 2.5 * 35)
+        expect(page.get_by_test_id("stSidebar").get_by_text("second")).not_to_be_visible()
+
         page.get_by_role("link", name="Thinking").click()
         response = page.get_by_test_id("stMetric").first
         expect(response).to_contain_text("58.0")
