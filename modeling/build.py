@@ -151,7 +151,7 @@ def megatron_config(
         add_bias_linear=False,
         gated_linear_unit=True,
         activation_func=F.silu,
-        bias_activation_fusion=te,
+        bias_activation_fusion=te or cpu.is_installed(),
         bias_dropout_fusion=te,
         hidden_dropout=0.0,
         attention_dropout=0.0,

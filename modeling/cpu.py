@@ -98,9 +98,26 @@ def _adapt(module: types.ModuleType) -> None:
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
     elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
         module.maybe_move_tensor_to_cpu = _splits_to_host
+    elif module.__name__ in ("megatron.core.transformer.mlp", "megatron.core.transformer.moe.shared_experts"):
+        module.bias_swiglu_impl = kernels.swiglu
+    elif module.__name__ == "megatron.core.tensor_parallel.cross_entropy":
+        module.vocab_parallel_cross_entropy = _cross_entropy(module.vocab_parallel_cross_entropy)
     elif module.__name__ == "megatron.core.transformer.multi_latent_attention":
-        # Its Triton kernels cannot run here; build.py turns them on (apply_rope_fusion) in FP32.
+        # Megatron's Triton kernels cannot run here; build.py turns them on (apply_rope_fusion) in FP32.
         module.fused_apply_mla_rope_for_q, module.fused_apply_mla_rope_for_kv = kernels.mla_rope_q, kernels.mla_rope_kv
+
+
+def _cross_entropy(split: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """Megatron's cross-entropy over a split vocabulary; where it is whole, ours."""
+
+    def cross_entropy(
+        logits: torch.Tensor, target: torch.Tensor, label_smoothing: float = 0.0, tp_group: Any = None
+    ) -> torch.Tensor:
+        if tp_group is not None and tp_group.size() == 1 and not label_smoothing:
+            return kernels.cross_entropy(logits, target)
+        return split(logits, target, label_smoothing, tp_group)
+
+    return cross_entropy
 
 
 def _splits_to_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

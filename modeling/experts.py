@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import cpu
+from modeling.kernels import swiglu_backward
 
 cpu.install()
 
@@ -77,7 +78,7 @@ class _Experts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w1: Tensor, w2: Tensor, probs: Tensor, counts: list[int]) -> Tensor:
         gate_up = _each(x, w1.mT, counts)
         gate, up = gate_up.chunk(2, -1)
-        out = _each((F.silu(gate) * up).mul_(probs.unsqueeze(-1)).to(x.dtype), w2.mT, counts)
+        out = _each(F.silu(gate).mul_(up).mul_(probs.unsqueeze(-1)), w2.mT, counts)
         ctx.save_for_backward(x, w1, w2, probs, gate_up)
         ctx.counts = counts
         return out
@@ -87,17 +88,13 @@ class _Experts(torch.autograd.Function):
         x, w1, w2, probs, gate_up = ctx.saved_tensors
         counts, scale = ctx.counts, probs.unsqueeze(-1)
         gate, up = gate_up.chunk(2, -1)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
+        silu = F.silu(gate)
         inner = silu * up
 
         d_inner = _each(grad, w2, counts)
-        d_w2 = _outer(grad, (inner * scale).to(grad.dtype), counts)
-        d_probs = (d_inner * inner).sum(-1).to(probs.dtype)
-        d_inner = d_inner * scale
-        d_gate_up = torch.empty_like(gate_up)
-        torch.mul(d_inner * up, sigmoid + silu * (1 - sigmoid), out=d_gate_up[:, : gate.shape[1]])
-        torch.mul(d_inner, silu, out=d_gate_up[:, gate.shape[1] :])
+        d_probs = torch.linalg.vecdot(d_inner, inner).to(probs.dtype)
+        d_w2 = _outer(grad, inner.mul_(scale), counts)
+        d_gate_up = swiglu_backward(gate_up, silu, d_inner.mul_(scale))
         return _each(d_gate_up, w1, counts), _outer(d_gate_up, x, counts), d_w2, d_probs, None
 
 

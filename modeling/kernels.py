@@ -1,12 +1,13 @@
-"""What runs as one kernel on GPU, as one node of autograd on CPU: RMSNorm, and the rotation of MLA's query and key.
+"""What runs as one kernel on GPU, as one node of autograd on CPU: RMSNorm, SwiGLU, cross-entropy, MLA's rotations.
 
 Written out in torch operations they are a third of a tiny model's step: many passes over small tensors, each with a
-backward of its own. cpu.py gives the two rotations to Megatron in the place of its Triton kernels.
+backward of its own. cpu.py gives them to Megatron in the place of its fused ones.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -25,12 +26,45 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
-        normed = x * scale
-        d_weight = (grad * normed).flatten(0, -2).sum(0)
-        d_normed = grad * weight
-        # d(x / rms) = (d - normed * mean(d * normed)) / rms
-        inside = torch.linalg.vecdot(d_normed, normed).unsqueeze(-1).div_(x.shape[-1])
-        return d_normed.addcmul_(normed, inside, value=-1).mul_(scale), d_weight, None
+        # y = w x s with s = 1 / rms: dw = sum of s (x g), dx = s (w g) - x s^3 mean(w (x g))
+        both = (x * grad).flatten(0, -2)
+        d_weight = scale.flatten() @ both
+        inside = (both @ weight).view_as(scale).mul_(scale.pow(3)).div_(x.shape[-1])
+        return (grad * weight).mul_(scale).addcmul_(x, inside, value=-1), d_weight, None
+
+
+def swiglu(gate_up: Tensor, bias: None = None, *unused: Any) -> Tensor:
+    """silu(gate) * up of gate_up [..., gate; up]; Megatron's bias_swiglu_impl without a bias."""
+    return _SwiGLU.apply(gate_up)
+
+
+def swiglu_backward(gate_up: Tensor, silu: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of gate_up, given silu(gate) and the gradient of silu(gate) * up."""
+    gate, up = gate_up.chunk(2, -1)
+    out = torch.empty_like(gate_up)
+    d_gate, d_up = out.chunk(2, -1)
+    torch.mul(grad, silu, out=d_up)
+    torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=d_gate)
+    return out
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, -1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up,) = ctx.saved_tensors
+        return swiglu_backward(gate_up, F.silu(gate_up.chunk(2, -1)[0]), grad)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """-log p(target): logits [seq, batch, vocab], target [seq, batch] -> [seq, batch], FP32."""
+    loss = F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none")
+    return loss.view_as(target)
 
 
 def _rotate(pairs: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -114,7 +148,8 @@ class _RopeKV(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
-        d_kv = torch.cat([d_key[..., : ctx.nope], d_value], -1)
+        d_kv = d_key.new_empty(*d_key.shape[:-1], ctx.nope + d_value.shape[-1])
+        d_kv[..., : ctx.nope], d_kv[..., ctx.nope :] = d_key[..., : ctx.nope], d_value
         d_turned = d_key[..., ctx.nope :].sum(2, keepdim=True)
         d_rope = torch.empty_like(d_turned)
         _rotate_back(d_turned, cos, sin, d_rope)

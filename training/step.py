@@ -96,7 +96,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
 
     # V3 eq. 17 and 25: the balance and MTP losses enter by their gradient, scaled here to the mean over the step.
     config = state.model.config
-    config.moe_grad_scale_func = lambda: torch.tensor([1.0 / padded_tokens], device=parallel.device())
+    config.moe_grad_scale_func = lambda: torch.tensor(1.0 / padded_tokens, device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
     destroy_moe_metrics_tracker()  # sized by the layers of its first step, and MTP comes and goes
     with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module):

@@ -101,7 +101,7 @@ def _peer_step(implementation: str) -> Callable[[], None]:
     wrapped = model
     if world > 1:
         dist.init_process_group("gloo")
-        wrapped = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+        wrapped = torch.nn.parallel.DistributedDataParallel(model, static_graph=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     ids = torch.randint(0, VOCAB, (ROWS, TOKENS + 1), generator=torch.Generator().manual_seed(0))[rank::world]
 
