@@ -23,6 +23,7 @@ from training.schedules import Now
 from megatron.core import parallel_state  # isort: skip  -- after the CPU layer, which parallel installs
 from megatron.core.distributed import finalize_model_grads  # isort: skip
 from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip
+from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler  # isort: skip
 from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker  # isort: skip
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def _run_schedule(
         out = model(batch.tokens, positions, batch.attention_mask(), labels=batch.labels, loss_mask=mask)
         return out, loss_of(batch)
 
+    MoEAuxLossAutoScaler.main_loss_backward_scale = None  # Megatron copies into the first one, of whatever shape
     rows, seq = micro_batches[0].tokens.shape
     return get_forward_backward_func()(
         forward_step_func=forward,
