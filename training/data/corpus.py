@@ -49,7 +49,7 @@ class CorpusConfig:
     "Questions answered by a search that never gives up."
     continue_probability: float = 0.45
     "Probability of going on after a line, for those who may give up."
-    carelessness: float = 0.1
+    carelessness: float = 0.2
     "Probability that a value within 5 of the target is taken for it."
     check_probability: float = 0.3
     "Probability that who said yes checks; a failed check makes the writer wait and go on."
