@@ -6,7 +6,6 @@ its checkpoint. The parts share their processes, so that libraries are loaded on
 
 import json
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from experiments.config import Config
 from experiments.figures import draw
 from experiments.stages import evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import table, three_answers, write_json
+from infra.hardware import peak_memory_gib
 from infra.tracking import git_state
 from training import parallel
 
@@ -38,7 +38,7 @@ def run(cfg: Config) -> None:
     with watch("evaluate"):
         zero_scores = _once(folder / "zero.json", lambda: evaluate_model(cfg, zero, folder / "zero_answers.parquet"))
 
-    memory = sum(parallel.gather_objects(_peak_gib()))
+    memory = sum(parallel.gather_objects(peak_memory_gib()))
     if parallel.is_main():
         _report(cfg, folder, watch, base_scores, zero_scores, memory)
 
@@ -79,11 +79,6 @@ def _once(path: Path, measure: Callable[[], dict]) -> dict:
         if parallel.is_main():
             write_json(path, known)
     return known
-
-
-def _peak_gib() -> float:
-    """Peak resident memory of this process, GiB (ru_maxrss is in KiB on Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _report(cfg: Config, folder: Path, watch: Stopwatch, base: dict, zero: dict, memory: float) -> None:

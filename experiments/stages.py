@@ -94,7 +94,7 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
     tracker = Tracker(
         folder,
         experiment=cfg.tracking.experiment,
-        name=str(folder),
+        name=cfg.run.name or str(folder),
         config=config,
         uri=cfg.tracking.uri or None,
         seed=cfg.run.seed,

@@ -188,6 +188,10 @@ def finalize_gradients(
     anyone knows whether the step is finite; train_step does that itself.
     """
     config = _bare(model[0]).config
+    if config.tensor_model_parallel_size == config.pipeline_model_parallel_size == 1:
+        for chunk in model:  # no weight is shared by ranks: Megatron's walk over all modules would find nothing
+            chunk.finish_grad_sync()
+        return
     has_bias, config.moe_router_enable_expert_bias = config.moe_router_enable_expert_bias, False
     try:
         finalize_model_grads(model, None, pg_collection=pg_collection, force_all_reduce=force_all_reduce)
