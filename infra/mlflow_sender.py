@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infra.files import lock, read_json, write_json
-from infra.tracking import SENDER_BUSY
+from infra.tracking import SENDER_BUSY, shown
 
 _POLL_S = 1.0
 _IDLE_PER_BUSY = 20
@@ -138,8 +138,8 @@ class Sender:
         write_json(self.run_dir / "mlflow.json", self.position)
 
     def _tell(self, error: Exception) -> None:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"{type(error).__name__}: {error}", flush=True)
+        why = shown((str(error).strip() or type(error).__name__).splitlines()[0])
+        print(shown(f"{type(error).__name__}: {error}"), flush=True)
         short = why if len(why) <= 160 else why[:160] + "..."
         (self.run_dir / "mlflow_problem.txt").write_text(f"cannot be reached ({short})\n")
 

@@ -159,7 +159,7 @@ class Tracker:
         except subprocess.TimeoutExpired:
             self._sender.returncode = 0  # it goes on by itself; keeps Popen from complaining about that
             if not self._problem.exists():
-                self._warn("slow", f"{_shown(self._uri)}: the rest of the metrics is being sent in the background")
+                self._warn("slow", f"{shown(self._uri)}: the rest of the metrics is being sent in the background")
             code = 0
         self._warn_of_problem(code)
 
@@ -198,7 +198,7 @@ class Tracker:
             return
         kept = f"training is not affected, and metrics are kept in {self.run_dir}/metrics.jsonl"
         remedy = f"to send them later: r1 sync run.dir={self.run_dir}"
-        self._warn("MLflow", f"MLflow at {_shown(self._uri)} {problem}; {kept}; {remedy}")
+        self._warn("MLflow", f"MLflow at {shown(self._uri)} {problem}; {kept}; {remedy}")
 
     def _warn(self, kind: str, line: str) -> None:
         if kind not in self._warned:
@@ -223,13 +223,13 @@ def sync(run_dir: Path, uri: str | None = None) -> str:
     code = _spawn(run_dir, uri, parent=0).wait()
     if code == 0:
         sent = read_json(run_dir / "mlflow.json")
-        return f"{run_dir}: {sent['line']} lines of metrics are in MLflow at {_shown(uri)}, run {sent['run_id']}"
+        return f"{run_dir}: {sent['line']} lines of metrics are in MLflow at {shown(uri)}, run {sent['run_id']}"
     if code == SENDER_BUSY:
         pid = (run_dir / "mlflow.lock").read_text()
         return f"{run_dir}: process {pid} is sending this run's metrics already"
     problem = run_dir / "mlflow_problem.txt"
     why = problem.read_text().strip() if problem.exists() else f"see {run_dir}/mlflow_sender.log"
-    raise R1Error(f"tracking.uri={_shown(uri)}: {why}; nothing is lost, try again when MLflow can be reached")
+    raise R1Error(f"tracking.uri={shown(uri)}: {why}; nothing is lost, try again when MLflow can be reached")
 
 
 SENDER_BUSY = 4
@@ -278,6 +278,6 @@ def _plain(value: object) -> object:
     return str(value)
 
 
-def _shown(uri: str | None) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^/@]*@", "//", uri or "")
+def shown(text: str | None) -> str:
+    """A URI, or a message with one, without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", text or "")

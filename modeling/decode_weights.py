@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modeling.config import ModelConfig, ScoringFunc
+from modeling.kernels import grouped_mm
 
 Norm = tuple[Tensor, float]
 
@@ -208,9 +209,9 @@ class Experts:
         order = chosen.flatten().argsort()
         counts = torch.bincount(chosen.flatten(), minlength=len(self.gate_up)).tolist()
         tokens = order // chosen.shape[1]
-        gate, up = _each(x[tokens], self.gate_up.mT, counts).chunk(2, -1)
+        gate, up = grouped_mm(x[tokens], self.gate_up.mT, counts).chunk(2, -1)
         inner = (F.silu(gate) * up).mul_(gates.flatten()[order].unsqueeze(-1))
-        return torch.zeros_like(x).index_add_(0, tokens, _each(inner, self.down.mT, counts))
+        return torch.zeros_like(x).index_add_(0, tokens, grouped_mm(inner, self.down.mT, counts))
 
 
 def mlp_weights(layer: Any, cfg: ModelConfig) -> Dense | Experts:
@@ -243,12 +244,3 @@ def mlp_weights(layer: Any, cfg: ModelConfig) -> Dense | Experts:
 def _swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     gate, up = F.linear(x, gate_up).chunk(2, -1)
     return F.linear(F.silu(gate).mul_(up), down)
-
-
-def _each(x: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
-    """Run e of x [tokens, a] times weights[e] [a, b] -> [tokens, b]."""
-    out = x.new_empty(len(x), weights.shape[-1])
-    for run, weight, result in zip(x.split(counts), weights, out.split(counts), strict=True):
-        if len(run):
-            torch.mm(run, weight, out=result)
-    return out

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import cpu
-from modeling.kernels import swiglu_backward
+from modeling.kernels import grouped_mm, swiglu_backward
 
 cpu.install()
 
@@ -76,9 +76,9 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, w2: Tensor, probs: Tensor, counts: list[int]) -> Tensor:
-        gate_up = _each(x, w1.mT, counts)
+        gate_up = grouped_mm(x, w1.mT, counts)
         gate, up = gate_up.chunk(2, -1)
-        out = _each(F.silu(gate).mul_(up).mul_(probs.unsqueeze(-1)), w2.mT, counts)
+        out = grouped_mm(F.silu(gate).mul_(up).mul_(probs.unsqueeze(-1)), w2.mT, counts)
         ctx.save_for_backward(x, w1, w2, probs, gate_up)
         ctx.counts = counts
         return out
@@ -91,19 +91,11 @@ class _Experts(torch.autograd.Function):
         silu = F.silu(gate)
         inner = silu * up
 
-        d_inner = _each(grad, w2, counts)
+        d_inner = grouped_mm(grad, w2, counts)
         d_probs = torch.linalg.vecdot(d_inner, inner).to(probs.dtype)
         d_w2 = _outer(grad, inner.mul_(scale), counts)
         d_gate_up = swiglu_backward(gate_up, silu, d_inner.mul_(scale))
-        return _each(d_gate_up, w1, counts), _outer(d_gate_up, x, counts), d_w2, d_probs, None
-
-
-def _each(x: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
-    """Run e of x [tokens, a] times weights[e] [a, b] -> [tokens, b]."""
-    out = x.new_empty(x.shape[0], weights.shape[-1])
-    for run, weight, result in zip(x.split(counts), weights, out.split(counts), strict=True):
-        torch.mm(run, weight, out=result)
-    return out
+        return grouped_mm(d_gate_up, w1, counts), _outer(d_gate_up, x, counts), d_w2, d_probs, None
 
 
 def _outer(left: Tensor, right: Tensor, counts: list[int]) -> Tensor:

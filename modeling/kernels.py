@@ -61,6 +61,14 @@ class _SwiGLU(torch.autograd.Function):
         return swiglu_backward(gate_up, F.silu(gate_up.chunk(2, -1)[0]), grad)
 
 
+def grouped_mm(x: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
+    """Run e of x [tokens, a], counts[e] long, times weights[e] [a, b] -> [tokens, b]. Not differentiable by itself."""
+    out = x.new_empty(x.shape[0], weights.shape[-1])
+    for run, weight, result in zip(x.split(counts), weights, out.split(counts), strict=True):
+        torch.mm(run, weight, out=result)
+    return out
+
+
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-log p(target): logits [seq, batch, vocab], target [seq, batch] -> [seq, batch], FP32."""
     loss = F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none")

@@ -5,14 +5,13 @@ it after the step at hand: checkpoint, a message, exit status 0; the same comman
 """
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from infra.progress import Progress
+from infra.progress import Progress, say
 from training import checkpoint, parallel
 from training.config import LoopConfig
 from training.state import TrainState
@@ -104,7 +103,7 @@ def _leave(state: TrainState, name: str, tracker: MetricLog, received: signal.Si
 
 def _say(message: str) -> None:
     if parallel.is_main():
-        print(message, file=sys.stderr)
+        say(message)
 
 
 class _StopSignals:
