@@ -49,8 +49,8 @@ def _save(fig, ax, title: str, ylabel: str, path: Path) -> Path:
     return path
 
 
-def draw(run_dir: Path, out: Path, *, task: str, base: dict) -> list[Path]:
-    """Draw the three figures of the run in `run_dir` into `out`; base: the base model's evaluation, drawn dashed."""
+def draw(run_dir: Path, out: Path, *, task: str, base: dict | None = None) -> list[Path]:
+    """Draw the three figures of the run in `run_dir` into `out`; base: its base's evaluation, drawn dashed."""
     series = read_metrics(run_dir)
     out.mkdir(parents=True, exist_ok=True)
 
@@ -62,18 +62,21 @@ def draw(run_dir: Path, out: Path, *, task: str, base: dict) -> list[Path]:
         steps, values = zip(*held_out, strict=True)
         errors = [[v - low[s] for s, v in held_out], [high[s] - v for s, v in held_out]]
         ax.errorbar(steps, values, errors, color=ORANGE, fmt="o-", capsize=3, label="held-out questions, 95 % interval")
-    ax.axhline(base["pass_at_1"]["mean"], color=GREY, linestyle="--", label="base model, held-out")
+    if base:
+        ax.axhline(base["pass_at_1"]["mean"], color=GREY, linestyle="--", label="base model, held-out")
     accuracy = _save(fig, ax, "Accuracy", "pass@1", out / "accuracy.png")
 
     fig, ax = plt.subplots(figsize=(6.4, 4))
     _line(ax, series, "rl/response_tokens", "all answers", BLUE)
     _line(ax, series, "rl/response_tokens_correct", "right answers", GREEN)
     _line(ax, series, "rl/response_tokens_wrong", "wrong answers", ORANGE)
-    ax.axhline(base["response_tokens"], color=GREY, linestyle="--", label="base model")
+    if base:
+        ax.axhline(base["response_tokens"], color=GREY, linestyle="--", label="base model")
     length = _save(fig, ax, "Response length (nothing rewards it)", "tokens", out / "response_length.png")
 
     fig, ax = plt.subplots(figsize=(6.4, 4))
     _line(ax, series, "rl/reflection_rate", "answers with a self-check", BLUE)
-    ax.axhline(base["reflection_rate"], color=GREY, linestyle="--", label="base model, same rule")
+    if base:
+        ax.axhline(base["reflection_rate"], color=GREY, linestyle="--", label="base model, same rule")
     reflection = _save(fig, ax, "Reflection (nothing rewards it)", "share of answers", out / "reflection.png")
     return [accuracy, length, reflection]

@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.config import Config
-from experiments.figures import draw
 from experiments.stages import evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import table, three_answers, write_json
 from infra.hardware import peak_memory_gib
@@ -34,7 +33,7 @@ def run(cfg: Config) -> None:
     with watch("evaluate"):
         base_scores = _once(folder / "base.json", lambda: evaluate_model(cfg, base, folder / "base_answers.parquet"))
     with watch("zero"):
-        zero = zero_stage(cfg, base, folder / "zero")
+        zero = zero_stage(cfg, base, folder / "zero", base_scores)
     with watch("evaluate"):
         zero_scores = _once(folder / "zero.json", lambda: evaluate_model(cfg, zero, folder / "zero_answers.parquet"))
 
@@ -83,8 +82,7 @@ def _once(path: Path, measure: Callable[[], dict]) -> dict:
 
 def _report(cfg: Config, folder: Path, watch: Stopwatch, base: dict, zero: dict, memory: float) -> None:
     """summary.json, the figures, and what the user reads at the end."""
-    task = cfg.task.label
-    figures = draw(folder / "zero", folder / "figures", task=task, base=base)
+    figures = sorted((folder / "zero" / "figures").glob("*.png"))
     setup = float(os.environ.get("R1_SETUP_SECONDS", 0.0))
     parts = {part: watch.seconds.get(part, 0.0) for part in ("pretrain", "zero", "evaluate")}
     state = git_state()

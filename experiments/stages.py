@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from experiments.config import Config, save_config, to_dict
+from experiments.figures import draw
 from experiments.summary import as_summary, evaluation_table, write_json
 from infra.progress import say
 from infra.tracking import Tracker
@@ -27,13 +28,15 @@ from training import pretrain as pretrain_module
 def pretrain(cfg: Config) -> None:
     """`r1 pretrain`."""
     model = pretrain_stage(cfg, Path(cfg.run.dir))
-    say(f"base model: {model}")
+    if parallel.is_main():
+        say(f"base model: {model}")
 
 
 def zero(cfg: Config) -> None:
     """`r1 zero`."""
     model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir))
-    say(f"trained model: {model}\nits figures: r1 evaluate evaluate.checkpoint={cfg.run.dir}")
+    if parallel.is_main():
+        say(f"trained model: {model}; figures: {cfg.run.dir}/figures; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
 
 
 def evaluate(cfg: Config) -> None:
@@ -62,12 +65,15 @@ def pretrain_stage(cfg: Config, folder: Path) -> Path:
         )
 
 
-def zero_stage(cfg: Config, base: Path, folder: Path) -> Path:
-    """R1-Zero from `base` in `folder`; -> the model's folder. Done already: nothing is trained again."""
+def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None = None) -> Path:
+    """R1-Zero from `base` in `folder`; -> the model's folder. Done already: nothing is trained again.
+
+    Its figures are drawn into folder/figures and logged; base_scores: the base's evaluation, drawn beside.
+    """
     with _stage(cfg, "zero", folder) as (done, tracker, config):
         if done:
             return folder / "model"
-        return zero_module.run(
+        model = zero_module.run(
             base,
             parallel_cfg=cfg.parallel,
             task_cfg=cfg.task,
@@ -80,6 +86,10 @@ def zero_stage(cfg: Config, base: Path, folder: Path) -> Path:
             tracker=tracker,
             config=config,
         )
+        if parallel.is_main():
+            for figure in draw(folder, folder / "figures", task=cfg.task.label, base=base_scores):
+                tracker.artifact(figure)
+        return model
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def test_table_figures_and_answers_are_shown(journey):
     for words in ("pass@1", "majority@8", "R1-Zero at the end", "make dashboard", "Seconds: setup 3"):
         assert words in second.stdout
     for name in ("accuracy", "response_length", "reflection"):
-        assert (folder / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert (folder / "zero" / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     answers = pd.read_parquet(folder / "zero_answers.parquet")
     assert len(answers) == 64 and answers.response_tokens.mean() == pytest.approx(
         json.loads((folder / "summary.json").read_text())["zero"]["response_tokens"]
