@@ -23,7 +23,8 @@ def test_r1_commands_compose(line):
     words = re.findall(r'(?:[^\s"]|"[^"]*")+', line)
     assert words[0] in COMMANDS
     if words[0] not in ("doctor", "sync"):
-        here = [word.replace('"', "'") for word in words[1:] if "checkpoint=/" not in word]  # a cluster's folders are not
+        # A cluster's folders are not here.
+        here = [word.replace('"', "'") for word in words[1:] if "checkpoint=/" not in word]
         compose(words[0], here, ready=False)
 
 
