@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import report
 from experiments.config import compose
 from infra.cli import COMMANDS
 
@@ -37,6 +38,10 @@ def test_make_targets_exist():
 
 def test_every_command_is_in_the_table():
     assert set(re.findall(r"^\| `r1 (\w+)` \|", TEXT, re.M)) == set(COMMANDS)
+
+
+def test_results_are_those_of_the_committed_runs():
+    assert report.START in TEXT and report.written(TEXT) == TEXT
 
 
 def test_files_named_are_there():

@@ -1,0 +1,86 @@
+"""The table of what was reproduced: experiments/results/spine/*.json -> README, between its two marks.
+
+`python -m experiments.report` writes it; a test compares. Nothing in it is typed by hand.
+"""
+
+import json
+from pathlib import Path
+from statistics import mean
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "experiments" / "results" / "spine"
+START, END = "<!-- results: python -m experiments.report -->\n", "<!-- end of results -->"
+
+
+def table() -> str:
+    """Markdown: a row a claim, with its figures over the seeds of each journey."""
+    rows = [
+        "| claim | paper | from | base -> R1-Zero: mean over seeds (least to most) | holds |",
+        "|---|---|---|---|---|",
+    ]
+    for pattern, command in (("reproduce", "`make reproduce`"), ("quick", "`make quick`")):
+        runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{pattern}_seed*.json"))]
+        rows += [_row(claim, command, runs) for claim in CLAIMS] if runs else []
+    return "\n".join(rows) + "\n"
+
+
+def _pass(scores: dict) -> float:
+    return scores["pass_at_1"]["mean"]
+
+
+# (claim, the paper's figure, the quantity, what has to hold of (base, zero) in a seed)
+CLAIMS = [
+    (
+        "RL alone raises accuracy: pass@1 at least doubles, to 0.6 or more",
+        "AIME 15.6 % -> 71.0 % (R1 §2.2.4)",
+        _pass,
+        lambda base, zero: zero >= 2 * base and zero >= 0.6,
+    ),
+    (
+        "answers grow though nothing rewards length: at least 1.5 times as long",
+        "hundreds -> ~10,000 tokens (R1 fig. 3)",
+        lambda scores: scores["response_tokens"],
+        lambda base, zero: zero >= 1.5 * base,
+    ),
+    (
+        "self-checks become more frequent",
+        "described, not counted (R1 §2.2.4)",
+        lambda scores: scores["reflection_rate"],
+        lambda base, zero: zero > base,
+    ),
+    (
+        "majority of 8 beats pass@1 after RL",
+        "71.0 % -> 86.7 % by majority of 64 (R1 table 2)",
+        lambda scores: scores["majority_at_8"],
+        None,
+    ),
+]
+
+
+def _row(claim: tuple, command: str, runs: list[dict]) -> str:
+    text, paper, quantity, rule = claim
+    pairs = [(quantity(run["base"]), quantity(run["zero"])) for run in runs]
+    if rule is None:
+        held = sum(quantity(run["zero"]) > _pass(run["zero"]) for run in runs)
+    else:
+        held = sum(rule(*pair) for pair in pairs)
+    base, zero = (_spread(values) for values in zip(*pairs, strict=True))
+    return f"| {text} | {paper} | {command} | {base} -> {zero} | in {held} of {len(runs)} seeds |"
+
+
+def _spread(values: tuple[float, ...]) -> str:
+    digits = 0 if max(values) > 2 else 2
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def written(text: str) -> str:
+    """README's text with the table in its place."""
+    head, _, rest = text.partition(START)
+    _, end, tail = rest.partition(END)
+    return f"{head}{START}{table()}{end}{tail}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(written(path.read_text()))
