@@ -13,7 +13,7 @@ from experiments import overrides, stored
 from infra.errors import ConfigError
 from modeling.config import PRESETS, ModelConfig
 from modeling.sampling import SamplingConfig
-from rl.config import RLConfig
+from rl.config import OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
 from rl.rewards.base import RewardConfig
 from rl.tasks.base import TaskConfig
@@ -48,7 +48,7 @@ class RunConfig:
     name: str = ""
     "Name of the run in MLflow; empty: the command's."
     seed: int = 0
-    "Seed of weights, data and sampling."
+    "Seed of weights, corpus and sampling; the questions of RL follow task.seed."
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
@@ -128,6 +128,7 @@ class Config:
         _check_lengths(self)
         _check_questions(self)
         _check_layout(self)
+        _check_sampling(self)
         if self.pretrain.tokens < self.pretrain.batch_tokens:
             raise ConfigError(
                 "pretrain.tokens",
@@ -147,6 +148,17 @@ def _check_lengths(cfg: Config) -> None:
     room = context - prompt
     remedy = f"set at most {room}" if room > 0 else f"set model.max_position_embeddings={response + prompt} or more"
     raise ConfigError("sampling.max_response_tokens", response, why, remedy)
+
+
+def _check_sampling(cfg: Config) -> None:
+    """What RL assumes of the sampler: variety, and logprobs that mean what the trainer's mean."""
+    if cfg.rl.old_logprobs is OldLogprobs.sampler and (cfg.sampling.temperature != 1 or cfg.sampling.top_p < 1):
+        raise ConfigError(
+            "rl.old_logprobs",
+            "sampler",
+            f"temperature={cfg.sampling.temperature}, top_p={cfg.sampling.top_p} make them of another distribution",
+            "set rl.old_logprobs=trainer",
+        )
 
 
 def _check_questions(cfg: Config) -> None:
@@ -209,6 +221,11 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
+    layout = judged.parallel
+    if ready and command in FOLDERS and layout.tensor * layout.pipeline * layout.expert > 1:
+        sizes = f"tensor={layout.tensor} pipeline={layout.pipeline} expert={layout.expert}"
+        remedy = f"set them to 1 for r1 {command}; data-parallel ranks are fine"
+        raise ConfigError("parallel", sizes, "answers are written by ranks that hold the whole network", remedy)
     if ready and command in ("zero", "evaluate") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
@@ -244,19 +261,35 @@ def to_dict(value: Any) -> Any:
     return [to_dict(v) for v in value] if isinstance(value, list) else value
 
 
+_DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.", "rl.checkpoint", "reproduce.base")
+_DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"rl": {"steps": 3}} -> {"rl.steps": 3}."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def save_config(cfg: Config, folder: Path) -> Path:
     """Write config.yaml into the folder, whole or not at all; -> its path.
 
-    Raises ConfigError where the folder holds a run with another network, whose config this would overwrite.
+    Raises ConfigError where the folder holds a run of other settings, whose results would pass for these: another
+    seed, network, corpus, task, reward or sampling; in a finished run, any setting of its stages.
     """
     import yaml
 
     path, new = Path(folder) / "config.yaml", to_dict(cfg)
-    old = (yaml.safe_load(path.read_text()) or {}).get("model", {}) if path.exists() else {}
-    for key, value in old.items():
-        if new["model"].get(key, value) != value:
-            problem = f"the run in {folder} has {value}"
-            raise ConfigError(f"model.{key}", new["model"][key], problem, "set that, or another run.dir")
+    old = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
+    finished = any((path.parent / name).exists() for name in ("model/config.json", "summary.json"))
+    before, now = _flat(old), _flat(new)
+    for key in before.keys() & now.keys():
+        decides = key.startswith(_DECIDE_ALWAYS) or (finished and key.startswith(_DECIDE_RESULT))
+        if decides and before[key] != now[key]:
+            problem = f"the run in {folder} has {before[key]}"
+            raise ConfigError(key, now[key], problem, "set that, or another run.dir")
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
     scratch.write_text(yaml.safe_dump(new, sort_keys=False, allow_unicode=True))

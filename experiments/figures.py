@@ -12,14 +12,14 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"  # Okabe-
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """metric -> [(step, value)] of a run's metrics.jsonl; a resumed run's repeated steps keep the later value."""
+    """metric -> [(step, value)] of a run's metrics.jsonl, and its tokens; a step done twice keeps the later value."""
     series: dict[str, dict[int, float]] = {}
     for line in (run_dir / "metrics.jsonl").read_text().splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:  # the line a crash cut short
             continue
-        for name, value in record["metrics"].items():
+        for name, value in (record["metrics"] | {"tokens": record.get("tokens")}).items():
             if value is not None:
                 series.setdefault(name, {})[record["step"]] = value
     return {name: sorted(points.items()) for name, points in series.items()}

@@ -50,16 +50,16 @@ def release(run_dir: Path, out: Path = RELEASED_BASE) -> Path:
             "config": {key: config[key] for key in ("model", "corpus", "pretrain")},
         },
     )
-    lines = (json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines())
-    _draw(series, {line["step"]: line["tokens"] for line in lines}, out / "loss_curve.png")
+    _draw(series, out / "loss_curve.png")
     return out
 
 
-def _draw(series: dict[str, list[tuple[int, float]]], tokens: dict[int, int], path: Path) -> None:
+def _draw(series: dict[str, list[tuple[int, float]]], path: Path) -> None:
     """Training and held-out loss against tokens."""
+    tokens = dict(series["tokens"])
     fig, ax = plt.subplots(figsize=(6.4, 4))
     for name, label, colour in (("train/loss", "training", BLUE), ("eval/loss", "documents never trained on", ORANGE)):
-        points = [(tokens[step] / 1e6, value) for step, value in series[name]]
+        points = [(tokens.get(step, 0) / 1e6, value) for step, value in series[name]]
         ax.plot(*zip(*points, strict=True), color=colour, linewidth=1, label=label)
     ax.set(title="Released base", xlabel="million tokens", ylabel="next-token loss, nats", yscale="log")
     ax.grid(alpha=0.25)

@@ -43,10 +43,10 @@ CLAIMS = [
         lambda base, zero: zero >= 1.5 * base,
     ),
     (
-        "self-checks become more frequent",
+        "self-checks become at least 1.5 times as frequent",
         "described, not counted (R1 §2.2.4)",
         lambda scores: scores["reflection_rate"],
-        lambda base, zero: zero > base,
+        lambda base, zero: zero >= 1.5 * base,
     ),
     (
         "majority of 8 beats pass@1 after RL",

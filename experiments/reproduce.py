@@ -24,40 +24,59 @@ from training import parallel
 def run(cfg: Config) -> None:
     """Run or resume the journey in cfg.run.dir; every rank calls it. Prints the results and writes summary.json."""
     folder = Path(cfg.run.dir)
-    watch = Stopwatch(folder / "seconds.json")
+    journal = Journal(folder / "journal.json")
 
     base = Path(cfg.reproduce.base) if cfg.reproduce.base else None
     if base is None:
-        with watch("pretrain"):
+        with journal.part("pretrain"):
             base = pretrain_stage(cfg, folder / "base")
-    with watch("evaluate"):
+    with journal.part("evaluate"):
         base_scores = _once(folder / "base.json", lambda: evaluate_model(cfg, base, folder / "base_answers.parquet"))
-    with watch("zero"):
+    with journal.part("zero"):
         zero = zero_stage(cfg, base, folder / "zero", base_scores)
-    with watch("evaluate"):
+    with journal.part("evaluate"):
         zero_scores = _once(folder / "zero.json", lambda: evaluate_model(cfg, zero, folder / "zero_answers.parquet"))
 
-    memory = sum(parallel.gather_objects(peak_memory_gib()))
+    journal.memory(sum(parallel.gather_objects(peak_memory_gib())))
     if parallel.is_main():
-        _report(cfg, folder, watch, base_scores, zero_scores, memory)
+        _report(folder, cfg, journal, base_scores, zero_scores)
 
 
-class Stopwatch:
-    """Seconds of each part, kept in a file: an interrupted journey counts all of its time."""
+class Journal:
+    """What is known of a journey, in a file, so that one cut short and begun again reports the whole of it.
+
+    seconds of each part (all starts added up, but for a start that was killed outright), the longest set-up, the most
+    memory, and the commit of the first start.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+        state = git_state()
+        self.facts = {"seconds": {}, "setup": 0.0, "peak_memory_gib": 0.0, "commit": state["commit"], "dirty": False}
+        if path.exists():
+            self.facts |= json.loads(path.read_text())
+        self.facts["dirty"] |= state["dirty"] or state["commit"] != self.facts["commit"]
+        self.facts["setup"] = max(self.facts["setup"], float(os.environ.get("R1_SETUP_SECONDS", 0.0)))
 
     @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the journey."""
         start = time.perf_counter()
         try:
             yield
         finally:  # also when the part is interrupted
-            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
-            if parallel.is_main():
-                write_json(self.path, self.seconds)
+            seconds = self.facts["seconds"]
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+            self._write()
+
+    def memory(self, gib: float) -> None:
+        """Keep the most memory seen over all starts."""
+        self.facts["peak_memory_gib"] = max(self.facts["peak_memory_gib"], gib)
+        self._write()
+
+    def _write(self) -> None:
+        if parallel.is_main():
+            write_json(self.path, self.facts)
 
 
 def _answers(folder: Path) -> list[tuple[str, list[dict]]]:
@@ -80,19 +99,17 @@ def _once(path: Path, measure: Callable[[], dict]) -> dict:
     return known
 
 
-def _report(cfg: Config, folder: Path, watch: Stopwatch, base: dict, zero: dict, memory: float) -> None:
-    """summary.json, the figures, and what the user reads at the end."""
-    figures = sorted((folder / "zero" / "figures").glob("*.png"))
-    setup = float(os.environ.get("R1_SETUP_SECONDS", 0.0))
-    parts = {part: watch.seconds.get(part, 0.0) for part in ("pretrain", "zero", "evaluate")}
-    state = git_state()
+def _report(folder: Path, cfg: Config, journal: Journal, base: dict, zero: dict) -> None:
+    """summary.json, and what the user reads at the end."""
+    facts = journal.facts
+    parts = {part: facts["seconds"].get(part, 0.0) for part in ("pretrain", "zero", "evaluate")}
     summary = {
         "scale": cfg.scale,
         "seed": cfg.run.seed,
-        "commit": state["commit"],
-        "dirty": state["dirty"],
-        "peak_memory_gib": round(memory, 2),
-        "seconds": {"setup": setup} | parts | {"total": setup + sum(parts.values())},
+        "commit": facts["commit"],
+        "dirty": facts["dirty"],
+        "peak_memory_gib": round(facts["peak_memory_gib"], 2),
+        "seconds": {"setup": facts["setup"]} | parts | {"total": facts["setup"] + sum(parts.values())},
         "base": base,
         "zero": zero,
     }
@@ -102,5 +119,5 @@ def _report(cfg: Config, folder: Path, watch: Stopwatch, base: dict, zero: dict,
     print("\nOne held-out question (the first that the end answers right at its first try):")
     print(three_answers(_answers(folder)))
     print("\nSeconds: " + ", ".join(f"{part} {value:.0f}" for part, value in summary["seconds"].items()))
-    print("Figures: " + " ".join(str(path) for path in figures))
+    print("Figures: " + " ".join(str(path) for path in sorted((folder / "zero" / "figures").glob("*.png"))))
     print(f"Summary: {folder / 'summary.json'}\nLook closer: make dashboard | make mlflow")

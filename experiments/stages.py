@@ -71,22 +71,22 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
     Its figures are drawn into folder/figures and logged; base_scores: the base's evaluation, drawn beside.
     """
     with _stage(cfg, "zero", folder) as (done, tracker, config):
-        if done:
-            return folder / "model"
-        model = zero_module.run(
-            base,
-            parallel_cfg=cfg.parallel,
-            task_cfg=cfg.task,
-            reward=cfg.reward,
-            sampling=cfg.sampling,
-            evaluation=cfg.evaluate,
-            cfg=cfg.rl,
-            run_dir=folder,
-            seed=cfg.run.seed,
-            tracker=tracker,
-            config=config,
-        )
-        if parallel.is_main():
+        model = folder / "model"
+        if not done:
+            model = zero_module.run(
+                base,
+                parallel_cfg=cfg.parallel,
+                task_cfg=cfg.task,
+                reward=cfg.reward,
+                sampling=cfg.sampling,
+                evaluation=cfg.evaluate,
+                cfg=cfg.rl,
+                run_dir=folder,
+                seed=cfg.run.seed,
+                tracker=tracker,
+                config=config,
+            )
+        if parallel.is_main() and not (folder / "figures" / "reflection.png").exists():  # the one drawn last
             for figure in draw(folder, folder / "figures", task=cfg.task.label, base=base_scores):
                 tracker.artifact(figure)
         return model
@@ -127,8 +127,8 @@ def evaluate_model(cfg: Config, path: Path, answers: Path | None = None) -> dict
     engine = LocalEngine(model, model_cfg, tokenizer, cfg.sampling, seed=0, max_rows=cfg.rl.rollout_rows)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
     result = evaluate_groups(engine, build_task(cfg.task), cfg.reward, **ask)
-    if answers is not None and parallel.is_main():
-        write_answers(answers, result, 0, tokenizer)
+    if answers is not None:
+        parallel.on_main(lambda: write_answers(answers, result, 0, tokenizer))
     return as_summary(result)
 
 

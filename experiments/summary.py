@@ -13,7 +13,7 @@ def as_summary(evaluation: Evaluation) -> dict:
     return {
         "pass_at_1": {"mean": interval.mean, "low": interval.low, "high": interval.high},
         f"majority_at_{evaluation.samples}": evaluation.majority_at_k,
-        f"pass_at_{evaluation.samples}": evaluation.pass_at_k,
+        **{f"pass_at_{k}": value for k, value in evaluation.pass_at_k.items() if k > 1},
         "response_tokens": evaluation.response_tokens,
         "thinking_tokens": evaluation.thinking_tokens,
         "reflection_rate": evaluation.reflection_rate,

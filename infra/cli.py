@@ -1,6 +1,7 @@
 """`r1 <command> key=value ...`: settings are judged first, then ranks start, then torch is imported."""
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -106,6 +107,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `r1 --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or "the run folder"
+        print(f"{where}: {error.strerror}; mend that and start again: the run goes on where it was", file=sys.stderr)
+        return 2
 
 
 def quiet() -> None:

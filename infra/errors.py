@@ -17,10 +17,6 @@ class CheckpointError(R1Error):
     """A checkpoint that cannot be read, written or fitted to the model."""
 
 
-class SandboxError(R1Error):
-    """Code that a model wrote cannot be run safely on this machine."""
-
-
 class RunLocked(R1Error):
     """Another process works in the run folder."""
 

@@ -133,7 +133,7 @@ def _accelerators() -> list[Check]:
 def _slurm() -> Check:
     absent = [name for name in ("sbatch", "srun") if not shutil.which(name)]
     if absent:
-        return Check("slurm", None, f"{' and '.join(absent)} not found", "needed only for launch=slurm")
+        return Check("slurm", None, f"{' and '.join(absent)} not found", "needed only on a cluster")
     partitions = _answer(["sinfo", "--noheader", "--format=%P %a %D nodes"])
     if not partitions:
         return Check("slurm", False, "sbatch found, but sinfo does not answer", "see whether slurmctld runs")

@@ -21,7 +21,8 @@ def group_advantages(rewards: Tensor, kind: AdvantageKind = AdvantageKind.group_
     tensor([[ 1.0000, -1.0000, -1.0000,  1.0000]])
     """
     mean = rewards.mean(dim=1, keepdim=True)
-    centred = rewards - mean
+    # Exactly zero where all scored the same: rounding of the mean must not make such a group count.
+    centred = torch.where(zero_variance(rewards)[:, None], 0.0, rewards - mean)
     if kind is AdvantageKind.group_mean:
         return centred
     if kind is AdvantageKind.leave_one_out:

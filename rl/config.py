@@ -69,7 +69,7 @@ class RLConfig:
     loss_weighting: LossWeighting = LossWeighting.per_answer
     "per_answer (1/|o|, DSM eq. 3) or token_mean."
     drop_zero_variance: bool = True
-    "Leave out groups whose answers all scored the same: they carry no gradient."
+    "Leave out groups whose answers all scored the same; with kl_coef > 0 they stay, as their KL has a gradient."
     old_logprobs: OldLogprobs = OldLogprobs.trainer
     "Whose logprobs are the ratio's denominator; sampler saves a forward pass where both run the same modules."
     reference_every: int = 400
@@ -98,11 +98,21 @@ class RLConfig:
     def __post_init__(self) -> None:
         if self.group_size < 2:
             raise ConfigError("rl.group_size", self.group_size, "a group needs 2 answers for a mean", "set 8")
-        for key in ("steps", "questions_per_step", "minibatches", "reference_every", "evaluate_every", "save_every"):
+        for key in (
+            "steps questions_per_step minibatches reference_every evaluate_every save_every "
+            "micro_batch_tokens rollout_rows"
+        ).split():
             if getattr(self, key) < 1:
                 raise ConfigError(f"rl.{key}", getattr(self, key), "nothing would happen", "set at least 1")
+        if self.sample_groups < 0:
+            raise ConfigError("rl.sample_groups", self.sample_groups, "cannot be negative", "set 0 to keep none")
         answers = self.questions_per_step * self.group_size
         if self.minibatches > answers:
             raise ConfigError(
                 "rl.minibatches", self.minibatches, f"a step has {answers} answers", f"set at most {answers}"
             )
+
+    @property
+    def drops_zero_variance(self) -> bool:
+        """Whether groups without variance are left out of the loss, and of its average."""
+        return self.drop_zero_variance and self.objective.kl_coef == 0

@@ -41,7 +41,9 @@ class EvaluateConfig:
     "Print one JSON object instead of the table (r1 evaluate)."
 
     def __post_init__(self) -> None:
-        for key in ("questions", "samples"):
+        if self.curve_questions < 0:
+            raise ConfigError("evaluate.curve_questions", self.curve_questions, "cannot be negative", "set 0 for none")
+        for key in ("questions", "samples", "curve_samples"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"evaluate.{key}", getattr(self, key), "nothing would be measured", "set at least 1")
 
@@ -62,7 +64,8 @@ class Evaluation:
     questions: int
     samples: int
     pass_at_1: Interval
-    pass_at_k: float
+    pass_at_k: dict[int, float]
+    "k -> unbiased pass@k, for k = 1, 2, 4, ... and the number of samples."
     majority_at_k: float
     format_rate: float
     response_tokens: float
@@ -78,7 +81,7 @@ class Evaluation:
             f"eval/{task}/pass_at_1": self.pass_at_1.mean,
             f"eval/{task}/pass_at_1_low": self.pass_at_1.low,
             f"eval/{task}/pass_at_1_high": self.pass_at_1.high,
-            f"eval/{task}/pass_at_{self.samples}": self.pass_at_k,
+            **{f"eval/{task}/pass_at_{k}": value for k, value in self.pass_at_k.items() if k > 1},
             f"eval/{task}/majority_at_{self.samples}": self.majority_at_k,
             "eval/format_rate": self.format_rate,
             "eval/response_tokens": self.response_tokens,
@@ -88,12 +91,10 @@ class Evaluation:
         }
 
 
-def evaluate(
-    engine: RolloutEngine, task: Task, reward: RewardConfig, *, questions: int, samples: int, seed: int = 0
-) -> Evaluation:
-    """Ask `questions` held-out questions `samples` times each. The same seed asks the same of any model."""
+def evaluate(engine: RolloutEngine, task: Task, reward: RewardConfig, *, questions: int, samples: int) -> Evaluation:
+    """Ask `questions` held-out questions `samples` times each. Every model is asked the same, with the same seeds."""
     asked = task.test_questions(questions)
-    answers = engine.generate(asked, samples, step=-1 - seed)
+    answers = engine.generate(asked, samples, step=-1)
     groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
     score_groups(groups, task, reward)
     return summarise(groups)
@@ -119,7 +120,7 @@ def summarise(groups: list[Group]) -> Evaluation:
         questions=len(groups),
         samples=samples,
         pass_at_1=Interval(mean, low, high),
-        pass_at_k=float(np.mean([pass_at_k(samples, int(row.sum()), samples) for row in right])),
+        pass_at_k={k: float(np.mean([pass_at_k(samples, int(row.sum()), k) for row in right])) for k in _ks(samples)},
         majority_at_k=float(np.mean([_majority(g) for g in groups])),
         format_rate=float(np.mean([c.breakdown["format"] for c in completions])),
         response_tokens=float(np.mean([len(c.tokens) for c in completions])),
@@ -128,6 +129,11 @@ def summarise(groups: list[Group]) -> Evaluation:
         reflection_rate=float(np.mean([reflects(c.text) for c in completions])),
         groups=groups,
     )
+
+
+def _ks(samples: int) -> list[int]:
+    """1, 2, 4, ... and samples itself."""
+    return sorted({2**i for i in range(samples.bit_length()) if 2**i <= samples} | {samples})
 
 
 def _majority(group: Group) -> float:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rl.reflection import reflects
-from rl.types import Completion, Group
+from rl.types import Group
 
 
 def rollout_metrics(groups: list[Group]) -> dict[str, float]:
@@ -57,5 +57,5 @@ def sample_rows(groups: list[Group], step: int, tokenizer) -> list[dict]:
     return rows
 
 
-def _mean(values: list[Completion] | list[float] | list[bool]) -> float:
+def _mean(values: list[float] | list[bool]) -> float:
     return float(np.mean(values))

@@ -28,7 +28,8 @@ class Reference:
         return dict(self._weights)
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        self._weights = {name: t.clone() for name, t in weights.items()}
+        for name, tensor in weights.items():  # a checkpoint is read on the CPU
+            self._weights[name].copy_(tensor)
 
     @contextmanager
     def lent_to(self, module: nn.Module) -> Iterator[None]:

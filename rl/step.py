@@ -66,7 +66,7 @@ def rl_step(
                 completion.advantage = advantage
         metrics = rollout_metrics(groups) | {"rl/zero_variance_frac": zero_variance(rewards).double().mean().item()}
 
-    rows = rows_of(groups, [engine.prompt_ids(q) for q in asked], drop_zero_variance=cfg.drop_zero_variance)
+    rows = rows_of(groups, [engine.prompt_ids(q) for q in asked], drop_zero_variance=cfg.drops_zero_variance)
     batches = minibatches(
         rows,
         cfg.minibatches,

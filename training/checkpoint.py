@@ -129,15 +129,20 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
 def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
     """Write the network and its tokenizer to `folder` in Hugging Face layout, whole or not at all; -> folder.
 
-    Every rank calls it. Raises CheckpointError where the disk is full.
+    Every rank calls it. Where the model is split over ranks it stays the sharded checkpoint just written: -> that.
+    Raises R1Error, on every rank, where it cannot be written.
     """
     from modeling import hf
+
+    layout = state.parallel_cfg
+    if layout.tensor * layout.pipeline * layout.expert > 1:
+        return state.last_checkpoint
 
     def write() -> None:
         hf.save_pretrained(state.module, state.model_cfg, folder)
         tokenizer.save(folder)
 
-    _on_main(write, folder, storage.num_bytes(state))
+    parallel.on_main(write)
     return folder
 
 

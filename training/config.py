@@ -145,6 +145,8 @@ class PretrainConfig:
     "Steps between checkpoints."
 
     def __post_init__(self) -> None:
-        for key in ("tokens", "batch_tokens", "micro_batch_tokens", "evaluate_every", "save_every"):
+        for key in (
+            "tokens batch_tokens micro_batch_tokens evaluate_every save_every tokenizer_documents evaluate_documents"
+        ).split():
             if getattr(self, key) < 1:
                 raise ConfigError(f"pretrain.{key}", getattr(self, key), "nothing would be trained", "set at least 1")

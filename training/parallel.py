@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from infra.errors import ConfigError
+from infra.errors import ConfigError, R1Error
 from modeling import cpu
 from training.config import Backend, ParallelConfig
 
@@ -43,7 +44,9 @@ def seed_all(seed: int) -> None:
     rank_seed = seed + 1000 * data_rank()
     random.seed(rank_seed)
     np.random.seed(rank_seed % 2**32)
-    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    # Megatron's tracker knows tensor and expert ranks; stages of a pipeline hold different layers, as its trainer does.
+    stage_seed = seed + 100 * _megatron().get_pipeline_model_parallel_rank()
+    model_parallel_cuda_manual_seed(stage_seed, force_reset_rng=True)
     torch.manual_seed(rank_seed)
 
 
@@ -166,6 +169,21 @@ def broadcast_object(obj: Any) -> Any:
     box = [obj]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Run action on rank 0 alone; where it fails for a reason a user can mend, every rank raises the same R1Error."""
+    problem: str | None = None
+    if is_main():
+        try:
+            action()
+        except R1Error as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"{error.filename or 'the run folder'}: {error.strerror or error}; mend that and start again"
+    problem = broadcast_object(problem)
+    if problem is not None:
+        raise R1Error(problem)
 
 
 def shutdown() -> None:

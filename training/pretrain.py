@@ -55,7 +55,7 @@ def run(
 
     def evaluation(state: TrainState) -> dict[str, float]:
         logprobs = token_logprobs(state.model, unseen)
-        loss = -sum(float((batch.loss_weights * lp).sum()) for batch, lp in zip(unseen, logprobs, strict=True))
+        loss = -sum(float((batch.loss_weights * lp.cpu()).sum()) for batch, lp in zip(unseen, logprobs, strict=True))
         return {"eval/loss": sum(parallel.gather_objects(loss)) / _copies(parallel_cfg)}
 
     run_loop(
@@ -74,10 +74,13 @@ def run(
 
 def _tokenizer(corpus: CorpusConfig, cfg: PretrainConfig, run_dir: Path, seed: int) -> Tokenizer:
     """The run's tokenizer: trained on rank 0 on the first documents of the corpus, read by the others."""
-    if parallel.is_main() and not (run_dir / "tokenizer.json").exists():
-        texts = (document(corpus, seed, i) for i in range(cfg.tokenizer_documents))
-        Tokenizer.train(texts, cfg.tokenizer_vocab).save(run_dir)
-    parallel.barrier()
+
+    def train() -> None:
+        if not (run_dir / "tokenizer.json").exists():
+            texts = (document(corpus, seed, i) for i in range(cfg.tokenizer_documents))
+            Tokenizer.train(texts, cfg.tokenizer_vocab).save(run_dir)
+
+    parallel.on_main(train)
     return Tokenizer.load(run_dir)
 
 

@@ -233,7 +233,8 @@ def _sum_over_ranks(
     # Tensor-parallel ranks all hold the same loss.
     copies = parallel_state.get_tensor_model_parallel_world_size()
     totals = _from_last_stage({name: value / copies for name, value in zip(names, values, strict=True)})
-    return totals, grad_norm, flat[len(names) + 1 :].view(len(routers), -1)
+    loads = flat[len(names) + 1 :].view(len(routers), -1) if routers else flat.new_zeros(0, 1)
+    return totals, grad_norm, loads
 
 
 def _from_last_stage(value: Any) -> Any:

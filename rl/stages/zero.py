@@ -66,8 +66,7 @@ def run(
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = checkpoint.model_config(base), Tokenizer.load(base)
-    if parallel.is_main():
-        tokenizer.save(run_dir)  # a checkpoint of the run can be used alone
+    parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
     task = build_task(task_cfg)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
@@ -89,8 +88,8 @@ def run(
         _follow(engine, state)
         count, samples = evaluation.curve_questions, evaluation.curve_samples
         result = evaluate(engine, task, reward, questions=count, samples=samples)
-        if parallel.is_main():
-            write_answers(run_dir / "evaluations" / f"step_{state.step:06d}.parquet", result, state.step, tokenizer)
+        path = run_dir / "evaluations" / f"step_{state.step:06d}.parquet"
+        parallel.on_main(lambda: write_answers(path, result, state.step, tokenizer))
         return result.metrics(task.name)
 
     run_loop(

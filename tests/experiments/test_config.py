@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
+from experiments.config import CONF, FOLDERS, Config, compose, group_options, save_config, to_dict
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
 from modeling.config import PRESETS, ModelConfig
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("group", "option"), OPTIONS + [("model", name) for name in PRESETS])
 def test_every_option_composes(group: str, option: str) -> None:
     assert option in group_options()[group]
-    cfg = compose("reproduce", [f"{group}={option}"])
+    cfg = compose("pretrain", [f"{group}={option}"])
     json.dumps(to_dict(cfg))
 
 
@@ -39,6 +39,10 @@ def test_every_command_composes_at_every_scale(command: str, scale: str, folder:
     if command in HERE:
         given.append(f"{HERE[command]}={folder}")
         given.append("sampling.max_response_tokens=200")
+    if command in FOLDERS and scale == "cluster":
+        with pytest.raises(ConfigError, match="whole network"):
+            compose(command, given)
+        given.append("parallel.expert=1")
     cfg = compose(command, given)
     assert cfg.scale == scale
     assert cfg.run.dir == f"runs/{command}"
@@ -155,3 +159,19 @@ def test_a_saved_config_is_whole_and_protects_its_run(tmp_path: Path) -> None:
         save_config(compose("pretrain", ["model=small"]), tmp_path)
     assert yaml.safe_load(path.read_text())["pretrain"]["tokens"] == 8_000_000
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("change", ["run.seed=1", "reward.format=0.2", "corpus.carelessness=0.5", "task=mix"])
+def test_another_run_in_the_same_folder_is_refused(change: str, tmp_path: Path) -> None:
+    save_config(compose("reproduce"), tmp_path)
+    with pytest.raises(ConfigError, match="another run.dir"):
+        save_config(compose("reproduce", [change]), tmp_path)
+
+
+def test_a_longer_run_goes_on_but_a_finished_one_is_not_relabelled(tmp_path: Path) -> None:
+    save_config(compose("reproduce"), tmp_path)
+    save_config(compose("reproduce", ["rl.steps=100"]), tmp_path)
+    (tmp_path / "summary.json").write_text("{}")
+    save_config(compose("reproduce", ["rl.steps=100"]), tmp_path)
+    with pytest.raises(ConfigError, match="rl.steps=200"):
+        save_config(compose("reproduce", ["rl.steps=200"]), tmp_path)
