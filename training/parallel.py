@@ -184,11 +184,3 @@ def on_main(action: Callable[[], None]) -> None:
     problem = broadcast_object(problem)
     if problem is not None:
         raise R1Error(problem)
-
-
-def shutdown() -> None:
-    """Leave the process groups."""
-    if is_initialized():
-        _megatron().destroy_model_parallel()
-    if dist.is_initialized():
-        dist.destroy_process_group()

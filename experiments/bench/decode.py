@@ -1,4 +1,4 @@
-"""Decoding tokens a second at batch 64, against transformers' generate with the same weights, one process each in turn.
+"""Decoding tokens a second at batch 64, against transformers' generate with the same weights, in turn in one process.
 
 The same prompts and as many new tokens for every row, sampled at temperature 1; neither side may stop early.
 """

@@ -1,13 +1,16 @@
 """Two gloo ranks equal one: losses, gradients, weights, expert bias; and they agree when one of them diverges."""
 
+import errno
+import os
+
 import pytest
 import torch
 
-from infra.errors import TrainingDiverged
+from infra.errors import R1Error, TrainingDiverged
 from tests import gloo
 from tests.training import tiny
 from training import checkpoint, parallel
-from training.config import OptimizerName
+from training.config import OptimizerName, ParallelConfig
 from training.losses import LossOutput, next_token_loss
 from training.schedules import Now
 from training.step import token_logprobs, train_step
@@ -103,8 +106,26 @@ def _collectives() -> list:
     return [parallel.data_rank(), parallel.data_size(), parallel.any_rank(parallel.rank() == 1)]
 
 
+def _disk_is_full() -> str:
+    parallel.init(ParallelConfig(), 0)
+
+    def write() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model/config.json")
+
+    try:
+        parallel.on_main(write)
+    except R1Error as error:
+        return str(error)
+    return "went on"
+
+
+def test_what_rank_0_cannot_write_stops_every_rank_with_one_message():
+    one, two = gloo.run(_disk_is_full)
+    assert one == two and one.startswith("model/config.json: No space left")
+
+
 def _after_init() -> list:
-    parallel.init(parallel.ParallelConfig(), 0)
+    parallel.init(ParallelConfig(), 0)
     return _collectives()
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import TrainingDiverged
+from modeling.config import ScoringFunc
 from tests.training import tiny
 from training.config import OptimizerName
 from training.losses import LossOutput, next_token_loss
@@ -109,6 +110,12 @@ def test_steps_without_mtp_leave_its_weights_alone(optimizer):
     after = tiny.weights(state)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == {name for name in before if not name.startswith("mtp.") and not name.endswith("expert_bias")}
+
+
+def test_a_router_without_balancing_bias_trains():
+    state = tiny.state(model={"scoring_func": ScoringFunc.softmax})
+    losses = [train_step(state, [tiny.rows(0)], next_token_loss, Now())["train/loss"] for _ in range(5)]
+    assert not state.routers and losses[-1] < losses[0]
 
 
 def test_mtp_may_come_after_steps_without_it():
