@@ -50,7 +50,7 @@ CLAIMS = [
     ),
     (
         "majority of 8 beats pass@1 after RL",
-        "71.0 % -> 86.7 % by majority of 64 (R1 table 2)",
+        "71.0 % -> 86.7 % by majority of 64 (R1)",
         lambda scores: scores["majority_at_8"],
         None,
     ),
