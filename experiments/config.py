@@ -285,7 +285,7 @@ def save_config(cfg: Config, folder: Path) -> Path:
     old = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
     finished = any((path.parent / name).exists() for name in ("model/config.json", "summary.json"))
     before, now = _flat(old), _flat(new)
-    for key in before.keys() & now.keys():
+    for key in [key for key in now if key in before]:
         decides = key.startswith(_DECIDE_ALWAYS) or (finished and key.startswith(_DECIDE_RESULT))
         if decides and before[key] != now[key]:
             problem = f"the run in {folder} has {before[key]}"
