@@ -106,10 +106,10 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
         experiment=cfg.tracking.experiment,
         name=cfg.run.name or str(folder),
         config=config,
-        uri=cfg.tracking.uri or None,
+        uri=(cfg.tracking.uri or None) if cfg.tracking.enabled else None,
         seed=cfg.run.seed,
         tags={"stage": stage, "scale": cfg.scale, "task": cfg.task.label},
-        enabled=cfg.tracking.enabled and not done and parallel.is_main(),
+        enabled=not done and parallel.is_main(),
     )
     try:
         yield done, tracker, config

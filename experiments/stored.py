@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Any
 
 from infra.errors import ConfigError
 from modeling.config import ModelConfig
@@ -28,14 +26,8 @@ def model_of(key: str, folder: str) -> ModelConfig | None:
             if file.name == "meta.json":  # a damaged checkpoint is passed over when weights are loaded, too
                 continue
             raise ConfigError(key, folder, f"{file.name} is no JSON ({error})", "give a whole folder") from None
-        return _from_meta(stored["model"]) if file.name == "meta.json" else ModelConfig.from_hf_dict(stored)
+        return ModelConfig.from_names(stored["model"]) if file.name == "meta.json" else ModelConfig.from_hf_dict(stored)
     return None
-
-
-def _from_meta(fields: dict[str, Any]) -> ModelConfig:
-    """The shape as a checkpoint keeps it: enum members by their name."""
-    kinds = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
-    return ModelConfig(**{k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items()})
 
 
 def check_shape(key: str, folder: str, there: ModelConfig, asked: ModelConfig, given: set[str]) -> None:

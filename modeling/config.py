@@ -128,6 +128,12 @@ class ModelConfig:
             raise ConfigError("model", name, "is no preset", f"choose one of {', '.join(PRESETS)}")
         return cls(**PRESETS[name])
 
+    @classmethod
+    def from_names(cls, fields: dict[str, Any]) -> "ModelConfig":
+        """From plain JSON types, enum members by their name, as a checkpoint keeps a config."""
+        kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+        return cls(**{k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items()})
+
     def for_vocab(self, num_tokens: int) -> "ModelConfig":
         """The same shape for a tokenizer of num_tokens tokens, rounded up to a multiple of 64."""
         return dataclasses.replace(self, vocab_size=math.ceil(num_tokens / 64) * 64)

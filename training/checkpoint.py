@@ -159,9 +159,7 @@ def model_config(path: Path) -> ModelConfig:
         from modeling import hf
 
         return hf.config_from(path)
-    fields = json.loads(meta.read_text())["model"]
-    types = {f.name: f.type for f in dataclasses.fields(ModelConfig)}
-    return ModelConfig(**{k: types[k][v] if isinstance(types[k], type(Enum)) else v for k, v in fields.items()})
+    return ModelConfig.from_names(json.loads(meta.read_text())["model"])
 
 
 def resolve(path: Path) -> Path:

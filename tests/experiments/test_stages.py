@@ -1,0 +1,14 @@
+"""The stages' own frame: what a run leaves in its folder does not hang on MLflow."""
+
+import json
+
+from experiments.config import compose
+from experiments.stages import _stage
+
+
+def test_metrics_are_kept_in_the_folder_without_mlflow(tmp_path):
+    cfg = compose("pretrain", [f"run.dir={tmp_path}", "tracking.enabled=false"])
+    with _stage(cfg, "pretrain", tmp_path) as (done, tracker, _):
+        tracker.log({"train/loss": 1.5}, step=1, tokens=10)
+    assert not done and not (tmp_path / "mlflow.json").exists()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["metrics"] == {"train/loss": 1.5}
