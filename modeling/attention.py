@@ -6,13 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modeling import cpu
-from modeling.kernels import rms_norm
+from modeling import cpu, native
+from modeling.kernels import causal_attention, rms_norm, rms_norm_residual
 
 cpu.install()
 
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention  # noqa: E402
 
+_IN_CACHE = 512
+"Longest row whose squares of scores the kernel in C keeps in a core's cache."
 _SHORT = 160
 "Longest row, in tokens, for which the explicit softmax is the faster one (measured on AVX2, 4 heads of 48)."
 
@@ -31,6 +33,8 @@ class CoreAttention(nn.Module):
 
         attention_mask: None is causal; else bool [batch, 1, seq, seq], True where a query must not look.
         """
+        if attention_mask is None and query.shape[0] <= _IN_CACHE and native.usable(query, key, value):
+            return causal_attention(query, key, value, self.softmax_scale)
         if attention_mask is None and query.shape[0] <= _SHORT and query.device.type == "cpu":
             return _short_attention(query, key, value, self.softmax_scale)
         q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
@@ -72,4 +76,16 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type == "cpu" and x.dtype == torch.float32:
             return rms_norm(x, self.weight, self.eps)
+        return super().forward(x)
+
+
+class ResidualRMSNorm(RMSNorm):
+    """Before attention and MLP: also hands on its input, which Megatron's layer takes as the residual branch.
+
+    On CPU the two gradients of the input are then summed inside the norm's own pass.
+    """
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            return rms_norm_residual(x, self.weight, self.eps)
         return super().forward(x)

@@ -29,7 +29,7 @@ from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
-from modeling.attention import CoreAttention, DirectQueryAttention, RMSNorm  # noqa: E402
+from modeling.attention import CoreAttention, DirectQueryAttention, ResidualRMSNorm, RMSNorm  # noqa: E402
 from modeling.experts import BatchedExperts  # noqa: E402
 
 
@@ -207,7 +207,7 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     """Put our norm, core attention and experts into the spec of one layer."""
     for name in ("input_layernorm", "pre_mlp_layernorm"):
         if getattr(layer, name) is not IdentityOp:
-            setattr(layer, name, RMSNorm)
+            setattr(layer, name, ResidualRMSNorm)
     if _is_moe(layer.mlp) and cfg.experts is not Experts.sequential:
         shared = layer.mlp.keywords["submodules"].shared_experts
         layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared))

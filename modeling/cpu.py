@@ -6,6 +6,7 @@ process (transformers for one) keep their own view of it. Four things a stand-in
 """
 
 import contextlib
+import ctypes
 import importlib.machinery
 import logging
 import sys
@@ -98,6 +99,7 @@ def _adapt(module: types.ModuleType) -> None:
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
     elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
         module.maybe_move_tensor_to_cpu = _splits_to_host
+        module.sort_chunks_by_idxs = _unless_sorted(module.sort_chunks_by_idxs)
     elif module.__name__ in ("megatron.core.transformer.mlp", "megatron.core.transformer.moe.shared_experts"):
         module.bias_swiglu_impl = kernels.swiglu
     elif module.__name__ == "megatron.core.tensor_parallel.cross_entropy":
@@ -118,6 +120,20 @@ def _cross_entropy(split: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         return split(logits, target, label_smoothing, tp_group)
 
     return cross_entropy
+
+
+def _unless_sorted(sort: Callable[..., Any]) -> Callable[..., Any]:
+    """Megatron copies the experts' tokens into their order; with one expert rank they are in it already."""
+
+    def sort_chunks(
+        input: torch.Tensor, split_sizes: torch.Tensor, sorted_idxs: torch.Tensor, probs: Any = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, Any]:
+        order = sorted_idxs.tolist()
+        if order == list(range(len(order))):
+            return input, probs
+        return sort(input, split_sizes, sorted_idxs, probs=probs, **kwargs)
+
+    return sort_chunks
 
 
 def _splits_to_host(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
@@ -172,6 +188,16 @@ def _patch_tensor() -> None:
     torch.Tensor.record_stream = lambda tensor, stream: None
 
 
+def _keep_memory() -> None:
+    """glibc gives large blocks back to the system as soon as they are free; each step would fault them in anew."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # absent outside glibc
+        m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3
+        mallopt(m_mmap_threshold, 1 << 30)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 64 << 20)
+
+
 def is_installed() -> bool:
     """Whether Megatron runs on the CPU layer."""
     return _stand_in is not None
@@ -185,6 +211,7 @@ def install() -> None:
     _stand_in = _make_stand_in()
     sys.meta_path.insert(0, _Finder())
     _patch_tensor()
+    _keep_memory()
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and module is not None:
             _adapt(module)

@@ -4,14 +4,14 @@ Megatron's SequentialMLP runs a module an expert; at the tiny scale its Python c
 initial weights, outputs, gradients and sharded checkpoint keys as SequentialMLP (tests/modeling/test_experts.py).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import cpu
-from modeling.kernels import grouped_mm, swiglu_backward
+from modeling.kernels import swiglu_backward, swiglu_forward
 
 cpu.install()
 
@@ -72,13 +72,18 @@ class BatchedExperts(MegatronModule):
 
 
 class _Experts(torch.autograd.Function):
-    """SwiGLU of each expert over its run of tokens, times the token's gate value."""
+    """SwiGLU of each expert over its run of tokens, times the token's gate value.
+
+    One expert after the other through both layers: its tokens are still in the cache.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, w2: Tensor, probs: Tensor, counts: list[int]) -> Tensor:
-        gate_up = grouped_mm(x, w1.mT, counts)
-        gate, up = gate_up.chunk(2, -1)
-        out = grouped_mm(F.silu(gate).mul_(up).mul_(probs.unsqueeze(-1)), w2.mT, counts)
+        x, factor = x.contiguous(), probs.to(x.dtype)
+        gate_up, out = x.new_empty(x.shape[0], w1.shape[1]), torch.empty_like(x)
+        for e, run in _runs(counts):
+            torch.mm(x[run], w1[e].t(), out=gate_up[run])
+            torch.mm(swiglu_forward(gate_up[run], factor[run]), w2[e].t(), out=out[run])
         ctx.save_for_backward(x, w1, w2, probs, gate_up)
         ctx.counts = counts
         return out
@@ -86,21 +91,21 @@ class _Experts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         x, w1, w2, probs, gate_up = ctx.saved_tensors
-        counts, scale = ctx.counts, probs.unsqueeze(-1)
-        gate, up = gate_up.chunk(2, -1)
-        silu = F.silu(gate)
-        inner = silu * up
+        grad, factor = grad.contiguous(), probs.to(x.dtype)
+        dx, d_factor = torch.empty_like(x), torch.empty_like(factor)
+        d_w1, d_w2 = torch.empty_like(w1), torch.empty_like(w2)
+        for e, run in _runs(ctx.counts):
+            d_inner = grad[run] @ w2[e]
+            d_gate_up, d_factor[run], inner = swiglu_backward(gate_up[run], d_inner, factor[run])
+            torch.mm(d_gate_up, w1[e], out=dx[run])
+            torch.mm(d_gate_up.t(), x[run], out=d_w1[e])
+            torch.mm(grad[run].t(), inner, out=d_w2[e])
+        return dx, d_w1, d_w2, d_factor.to(probs.dtype), None
 
-        d_inner = grouped_mm(grad, w2, counts)
-        d_probs = torch.linalg.vecdot(d_inner, inner).to(probs.dtype)
-        d_w2 = _outer(grad, inner.mul_(scale), counts)
-        d_gate_up = swiglu_backward(gate_up, silu, d_inner.mul_(scale))
-        return grouped_mm(d_gate_up, w1, counts), _outer(d_gate_up, x, counts), d_w2, d_probs, None
 
-
-def _outer(left: Tensor, right: Tensor, counts: list[int]) -> Tensor:
-    """Run e of left [tokens, a], transposed, times run e of right [tokens, b] -> [experts, a, b]."""
-    out = left.new_empty(len(counts), left.shape[1], right.shape[1])
-    for a, b, result in zip(left.split(counts), right.split(counts), out, strict=True):
-        torch.mm(a.t(), b, out=result)
-    return out
+def _runs(counts: list[int]) -> Iterator[tuple[int, slice]]:
+    """Each expert and its run of tokens, empty ones too: their weights' gradient is zero."""
+    start = 0
+    for expert, count in enumerate(counts):
+        yield expert, slice(start, start + count)
+        start += count

@@ -1,14 +1,18 @@
 """What runs as one kernel on GPU, as one node of autograd on CPU: RMSNorm, SwiGLU, cross-entropy, MLA's rotations.
 
 Written out in torch operations they are a third of a tiny model's step: many passes over small tensors, each with a
-backward of its own. cpu.py gives them to Megatron in the place of its fused ones.
+backward of its own. cpu.py gives them to Megatron in the place of its fused ones. Each runs as one pass in C where
+there is a compiler (native.py), and in torch elsewhere.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from modeling import native
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -16,21 +20,72 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight, eps)
 
 
+def rms_norm_residual(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of x, and x: its gradient through both is summed in the same pass."""
+    return _RMSNormResidual.apply(x, weight, eps)
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The norm of x and its 1 / rms, one a row."""
+    stride = _row_stride(x)
+    if stride is None or not native.usable(x, weight):
+        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        return (x * scale).mul_(weight), scale
+    out, scale = x.new_empty(x.shape), x.new_empty(*x.shape[:-1], 1)
+    native.call("rms_norm", scale.numel(), x.shape[-1], stride, eps, x, weight, out, scale)
+    return out, scale
+
+
+def _norm_backward(
+    x: Tensor, weight: Tensor, scale: Tensor, grad: Tensor, residual: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, with that of the residual branch added, and of weight."""
+    stride = _row_stride(x)
+    if stride is not None and native.usable(x, weight, grad):
+        grad, residual = grad.contiguous(), None if residual is None else residual.contiguous()
+        dx, d_weight = x.new_empty(x.shape), torch.zeros_like(weight)
+        sizes = scale.numel(), x.shape[-1], stride
+        native.call("rms_norm_backward", *sizes, x, weight, scale, grad, residual, dx, d_weight)
+        return dx, d_weight
+    # y = w x s with s = 1 / rms: dw = sum of s (x g), dx = s (w g) - x s^3 mean(w (x g))
+    both = (x * grad).flatten(0, -2)
+    d_weight = scale.flatten() @ both
+    inside = (both @ weight).view_as(scale).mul_(scale.pow(3)).div_(x.shape[-1])
+    dx = (grad * weight).mul_(scale).addcmul_(x, inside, value=-1)
+    return (dx if residual is None else dx.add_(residual)), d_weight
+
+
+def _row_stride(x: Tensor) -> int | None:
+    """Numbers from one row of x to the next, where all rows are as far apart; None where they are not."""
+    if x.is_contiguous():
+        return x.shape[-1]
+    steps = [(size, step) for size, step in zip(x.shape[:-1], x.stride()[:-1], strict=True) if size > 1]
+    even = all(outer == inner * size for (_, outer), (size, inner) in zip(steps, steps[1:], strict=False))
+    return steps[-1][1] if steps and even and x.stride(-1) == 1 else None
+
+
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        out, scale = _norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
-        return (x * scale).mul_(weight)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, weight, scale = ctx.saved_tensors
-        # y = w x s with s = 1 / rms: dw = sum of s (x g), dx = s (w g) - x s^3 mean(w (x g))
-        both = (x * grad).flatten(0, -2)
-        d_weight = scale.flatten() @ both
-        inside = (both @ weight).view_as(scale).mul_(scale.pow(3)).div_(x.shape[-1])
-        return (grad * weight).mul_(scale).addcmul_(x, inside, value=-1), d_weight, None
+        return *_norm_backward(*ctx.saved_tensors, grad, None), None
+
+
+class _RMSNormResidual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        out, scale = _norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return out, x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, residual: Tensor) -> tuple[Tensor, Tensor, None]:
+        return *_norm_backward(*ctx.saved_tensors, grad, residual), None
 
 
 def swiglu(gate_up: Tensor, bias: None = None, *unused: Any) -> Tensor:
@@ -38,27 +93,54 @@ def swiglu(gate_up: Tensor, bias: None = None, *unused: Any) -> Tensor:
     return _SwiGLU.apply(gate_up)
 
 
-def swiglu_backward(gate_up: Tensor, silu: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of gate_up, given silu(gate) and the gradient of silu(gate) * up."""
+def swiglu_forward(gate_up: Tensor, factor: Tensor | None = None) -> Tensor:
+    """silu(gate) * up of contiguous gate_up [..., gate; up], times a factor a row. Not differentiable by itself."""
+    width = gate_up.shape[-1] // 2
+    if native.usable(gate_up):
+        out = gate_up.new_empty(*gate_up.shape[:-1], width)
+        native.call("swiglu", gate_up.numel() // gate_up.shape[-1], width, gate_up, factor, out)
+        return out
     gate, up = gate_up.chunk(2, -1)
-    out = torch.empty_like(gate_up)
-    d_gate, d_up = out.chunk(2, -1)
+    out = F.silu(gate).mul_(up)
+    return out if factor is None else out.mul_(factor.unsqueeze(-1))
+
+
+def swiglu_backward(
+    gate_up: Tensor, grad: Tensor, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Gradients of gate_up and of the factor, and swiglu_forward's result once more; the last two with a factor."""
+    width = gate_up.shape[-1] // 2
+    d_gate_up = torch.empty_like(gate_up)
+    if native.usable(gate_up, grad):
+        d_factor = None if factor is None else torch.empty_like(factor)
+        inner = None if factor is None else torch.empty_like(grad)
+        sizes = gate_up.numel() // gate_up.shape[-1], width
+        native.call("swiglu_backward", *sizes, gate_up, factor, grad, d_gate_up, d_factor, inner)
+        return d_gate_up, d_factor, inner
+    gate, up = gate_up.chunk(2, -1)
+    silu = F.silu(gate)
+    inner = d_factor = None
+    if factor is not None:
+        inner = silu * up
+        d_factor = torch.linalg.vecdot(grad, inner)
+        inner.mul_(factor.unsqueeze(-1))
+        grad = grad * factor.unsqueeze(-1)
+    d_gate, d_up = d_gate_up.chunk(2, -1)
     torch.mul(grad, silu, out=d_up)
     torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=d_gate)
-    return out
+    return d_gate_up, d_factor, inner
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate).mul_(up)
+        return swiglu_forward(gate_up)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        return swiglu_backward(gate_up, F.silu(gate_up.chunk(2, -1)[0]), grad)
+        return swiglu_backward(*ctx.saved_tensors, grad.contiguous())[0]
 
 
 def grouped_mm(x: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
@@ -71,8 +153,56 @@ def grouped_mm(x: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """-log p(target): logits [seq, batch, vocab], target [seq, batch] -> [seq, batch], FP32."""
-    loss = F.cross_entropy(logits.float().flatten(0, -2), target.flatten(), reduction="none")
-    return loss.view_as(target)
+    logits = logits.float()
+    if native.usable(logits) and logits.is_contiguous():
+        return _CrossEntropy.apply(logits, target.contiguous())
+    return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view_as(target)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor) -> Tensor:
+        vocab = logits.shape[-1]
+        if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < vocab:
+            raise IndexError(f"cross_entropy: targets {int(target.min())} to {int(target.max())}, vocabulary {vocab}")
+        loss, log_sum = logits.new_empty(target.shape), logits.new_empty(target.shape)
+        native.call("cross_entropy", target.numel(), vocab, logits, target, loss, log_sum)
+        ctx.save_for_backward(logits, target, log_sum)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        logits, target, log_sum = ctx.saved_tensors
+        d_logits, sizes = torch.empty_like(logits), (target.numel(), logits.shape[-1])
+        native.call("cross_entropy_backward", *sizes, logits, target, log_sum, grad.contiguous(), d_logits)
+        return d_logits, None
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """softmax(scale q k^T) v over the past; only in C (native.usable).
+
+    query, key [seq, batch, heads, d], value [seq, batch, heads, d_v] -> [seq, batch, heads * d_v].
+    """
+    return _CausalAttention.apply(query.contiguous(), key.contiguous(), value.contiguous(), scale)
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        seq, batch, heads, d = q.shape
+        out, log_sum = v.new_empty(seq, batch, heads * v.shape[-1]), v.new_empty(batch, heads, seq)
+        native.call("attention", seq, batch * heads, d, v.shape[-1], scale, q, k, v, out, log_sum)
+        ctx.save_for_backward(q, k, v, log_sum)
+        ctx.scale = scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, log_sum = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        sizes = q.shape[0], q.shape[1] * q.shape[2], q.shape[3], v.shape[3], ctx.scale
+        native.call("attention_backward", *sizes, q, k, v, log_sum, grad.contiguous(), dq, dk, dv)
+        return dq, dk, dv, None
 
 
 def _rotate(pairs: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
@@ -127,18 +257,24 @@ class _RopeQ(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, cos: Tensor, sin: Tensor, nope: int) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.nope = nope
-        out = torch.empty_like(q)
-        out[..., :nope] = q[..., :nope]
-        _rotate(q[..., nope:], cos, sin, out[..., nope:])
-        return out
+        return _turn_q(q, cos, sin, nope, _rotate, back=0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        cos, sin = ctx.saved_tensors
-        out = torch.empty_like(grad)
-        out[..., : ctx.nope] = grad[..., : ctx.nope]
-        _rotate_back(grad[..., ctx.nope :], cos, sin, out[..., ctx.nope :])
-        return out, None, None, None
+        return _turn_q(grad, *ctx.saved_tensors, ctx.nope, _rotate_back, back=1), None, None, None
+
+
+def _turn_q(q: Tensor, cos: Tensor, sin: Tensor, nope: int, rotate: Callable[..., None], back: int) -> Tensor:
+    """The query's rotation, or its transpose, by both ways."""
+    q = q.contiguous()
+    out = torch.empty_like(q)
+    if native.usable(q, cos, sin):
+        sizes = q.shape[0], q.shape[1] * q.shape[2], nope, cos.shape[-1]
+        native.call("rope_q", *sizes, q, cos, sin, cos.stride(0), back, out)
+        return out
+    out[..., :nope] = q[..., :nope]
+    rotate(q[..., nope:], cos, sin, out[..., nope:])
+    return out
 
 
 class _RopeKV(torch.autograd.Function):
@@ -147,6 +283,12 @@ class _RopeKV(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         ctx.nope = nope
         key = kv.new_empty(*kv.shape[:-1], nope + k_rope.shape[-1])
+        stride = _row_stride(k_rope)
+        if stride is not None and native.usable(kv, k_rope, cos, sin):
+            value = kv.new_empty(*kv.shape[:-1], kv.shape[-1] - nope)
+            sizes = *kv.shape[:3], nope, cos.shape[-1], value.shape[-1]
+            native.call("rope_kv", *sizes, kv.contiguous(), k_rope, stride, cos, sin, cos.stride(0), key, value)
+            return key, value
         key[..., :nope] = kv[..., :nope]
         turned = torch.empty_like(k_rope)
         _rotate(k_rope, cos, sin, turned)
@@ -157,6 +299,12 @@ class _RopeKV(torch.autograd.Function):
     def backward(ctx: Any, d_key: Tensor, d_value: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         cos, sin = ctx.saved_tensors
         d_kv = d_key.new_empty(*d_key.shape[:-1], ctx.nope + d_value.shape[-1])
+        if native.usable(d_key, d_value, cos, sin):
+            d_rope = d_key.new_empty(*d_key.shape[:2], 1, 2 * cos.shape[-1])
+            sizes = *d_key.shape[:3], ctx.nope, cos.shape[-1], d_value.shape[-1]
+            grads = d_key.contiguous(), d_value.contiguous()
+            native.call("rope_kv_backward", *sizes, *grads, cos, sin, cos.stride(0), d_kv, d_rope)
+            return d_kv, d_rope, None, None, None
         d_kv[..., : ctx.nope], d_kv[..., ctx.nope :] = d_key[..., : ctx.nope], d_value
         d_turned = d_key[..., ctx.nope :].sum(2, keepdim=True)
         d_rope = torch.empty_like(d_turned)
