@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from modeling import kernels
+from modeling import kernels, native
 
 CPU = torch.device("cpu")
 _FACTORIES = "tensor empty zeros ones full arange rand randn randint empty_like zeros_like ones_like full_like".split()
@@ -100,8 +100,14 @@ def _adapt(module: types.ModuleType) -> None:
     elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
         module.maybe_move_tensor_to_cpu = _splits_to_host
         module.sort_chunks_by_idxs = _unless_sorted(module.sort_chunks_by_idxs)
+    elif module.__name__ == "megatron.core.transformer.moe.router":
+        module.topk_routing_with_score_function = _routing(module.topk_routing_with_score_function)
+        module.compute_routing_scores_for_aux_loss = _balance_scores(module.compute_routing_scores_for_aux_loss)
     elif module.__name__ in ("megatron.core.transformer.mlp", "megatron.core.transformer.moe.shared_experts"):
         module.bias_swiglu_impl = kernels.swiglu
+    elif module.__name__ == "megatron.core.tensor_parallel.layers":
+        # Apex's kernel; train_step turns it on (gradient_accumulation_fusion).
+        module.fused_weight_gradient_mlp_cuda = types.SimpleNamespace(wgrad_gemm_accum_fp32=_add_weight_gradient)
     elif module.__name__ == "megatron.core.tensor_parallel.cross_entropy":
         module.vocab_parallel_cross_entropy = _cross_entropy(module.vocab_parallel_cross_entropy)
     elif module.__name__ == "megatron.core.transformer.multi_latent_attention":
@@ -120,6 +126,50 @@ def _cross_entropy(split: Callable[..., torch.Tensor]) -> Callable[..., torch.Te
         return split(logits, target, label_smoothing, tp_group)
 
     return cross_entropy
+
+
+def _routing(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    """Megatron's choice of experts; plain sigmoid routing as one kernel."""
+
+    def routing(
+        logits: torch.Tensor, topk: int, *, scaling_factor: Any = None, expert_bias: Any = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        plain = kwargs.get("score_function") == "sigmoid" and topk > 1 and not kwargs.get("num_groups")
+        other = ("router_replay", "dense_output", "precomputed_indices")
+        if plain and not any(kwargs.get(name) is not None for name in other) and native.usable(logits):
+            return kernels.route(logits, topk, scaling_factor or 1.0, expert_bias)
+        return written_out(logits, topk, scaling_factor=scaling_factor, expert_bias=expert_bias, **kwargs)
+
+    return routing
+
+
+def _balance_scores(written_out: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for the scores of the balance loss, which know no bias."""
+
+    def scores(
+        logits: torch.Tensor, topk: int, score_function: str, padding_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if score_function == "sigmoid" and native.usable(logits):
+            shares, chosen = kernels.route(logits, topk, every=True)
+            if padding_mask is None:
+                return chosen, shares
+            valid = ~padding_mask.unsqueeze(-1)
+            return chosen & valid, shares * valid
+        return written_out(logits, topk, score_function, padding_mask=padding_mask, **kwargs)
+
+    return scores
+
+
+def adds_weight_gradients(layer: torch.nn.Module) -> bool:
+    """Whether layer can add its weight gradient to main_grad in the product itself: Megatron's linear, FP32, on CPU."""
+    weight = getattr(layer, "weight", None)
+    has_way = is_installed() and hasattr(layer, "gradient_accumulation_fusion")
+    return has_way and weight is not None and weight.dtype == torch.float32
+
+
+def _add_weight_gradient(x: torch.Tensor, grad: torch.Tensor, main_grad: torch.Tensor) -> None:
+    """main_grad [out, in] += grad [tokens, out]^T x [tokens, in]."""
+    main_grad.addmm_(grad.t(), x)
 
 
 def _unless_sorted(sort: Callable[..., Any]) -> Callable[..., Any]:

@@ -205,6 +205,36 @@ class _CausalAttention(torch.autograd.Function):
         return dq, dk, dv, None
 
 
+def route(
+    logits: Tensor, topk: int, factor: float = 1.0, bias: Tensor | None = None, every: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Sigmoid routing (V3 eq. 13 to 16) of logits [tokens, experts] -> gates and choice (bool), [tokens, experts].
+
+    every: gates of all experts, as shares of all scores, for the balance loss (eq. 18, 20). Only in C (native.usable).
+    """
+    return _Route.apply(logits.contiguous(), bias, topk, factor, every)
+
+
+class _Route(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, bias: Tensor | None, topk: int, factor: float, every: bool
+    ) -> tuple[Tensor, Tensor]:
+        scores, gates, chosen = (torch.empty_like(logits, dtype=t) for t in (None, None, torch.bool))
+        native.call("route", *logits.shape, topk, int(every), factor, logits, bias, scores, gates, chosen)
+        ctx.save_for_backward(scores, chosen)
+        ctx.rest = int(every), factor
+        ctx.mark_non_differentiable(chosen)
+        return gates, chosen
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor, None, None, None, None]:
+        scores, chosen = ctx.saved_tensors
+        d_logits = torch.empty_like(scores)
+        native.call("route_backward", *scores.shape, *ctx.rest, scores, chosen, grad.contiguous(), d_logits)
+        return d_logits, None, None, None, None
+
+
 def _rotate(pairs: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Interleaved pairs [..., d] into halves [..., d], turned by the angle of their position."""
     half = out.shape[-1] // 2

@@ -165,6 +165,42 @@ void cross_entropy_backward(i64 n, i64 vocab, const float *logits, const i64 *ta
     }
 }
 
+/* Sigmoid scores of n tokens for e experts; the k with the largest score + bias (the first of equals) are chosen, and
+   weighed by their share of the chosen scores' sum, times a factor. With `every`, shares are of the sum over all
+   experts and all are weighed. probs [n, e], zero for who is not weighed; chosen [n, e]. */
+void route(i64 n, i64 e, i64 k, i64 every, float factor, const float *logits, const float *bias, float *scores,
+           float *probs, unsigned char *chosen) {
+    for (i64 t = 0; t < n; t++, logits += e, scores += e, probs += e, chosen += e) {
+        float sum = 0;
+        for (i64 i = 0; i < e; i++) scores[i] = 1.0f / (1.0f + exp_(-logits[i])), chosen[i] = 0;
+        for (i64 j = 0; j < k; j++) {
+            i64 best = -1;
+            float top = 0;
+            for (i64 i = 0; i < e; i++) {
+                const float value = scores[i] + (bias ? bias[i] : 0);
+                /* A NaN counts as the largest, as in torch. */
+                if (!chosen[i] && (best < 0 || (top == top && !(value <= top)))) best = i, top = value;
+            }
+            chosen[best] = 1;
+        }
+        for (i64 i = 0; i < e; i++) sum += every || chosen[i] ? scores[i] : 0;
+        for (i64 i = 0; i < e; i++) probs[i] = every || chosen[i] ? scores[i] / (sum + 1e-20f) * factor : 0;
+    }
+}
+
+void route_backward(i64 n, i64 e, i64 every, float factor, const float *scores, const unsigned char *chosen,
+                    const float *g, float *d_logits) {
+    for (i64 t = 0; t < n; t++, scores += e, chosen += e, g += e, d_logits += e) {
+        float sum = 0, dot = 0;
+        for (i64 i = 0; i < e; i++)
+            if (every || chosen[i]) sum += scores[i], dot += g[i] * scores[i];
+        for (i64 i = 0; i < e; i++) {
+            const float s = scores[i], d = factor * (g[i] - dot / sum) / sum;
+            d_logits[i] = every || chosen[i] ? d * s * (1.0f - s) : 0;
+        }
+    }
+}
+
 /* C [m, n] = A [m, k] B [k, n]; A by strides, n a multiple of 8. Tiles of R rows by 8 W columns live in registers. */
 static inline __attribute__((always_inline)) void tile(const int R, const int W, i64 k, const float *a, i64 ar, i64 ac,
                                                        const float *b, i64 ldb, float *c, i64 ldc) {

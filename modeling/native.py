@@ -34,6 +34,8 @@ _SIGNATURES = {
     "rope_kv_backward": "iiiiiippppipp",
     "cross_entropy": "iipppp",
     "cross_entropy_backward": "iippppp",
+    "route": "iiiifppppp",
+    "route_backward": "iiifpppp",
     "attention": "iiiifppppp",
     "attention_backward": "iiiifpppppppp",
 }

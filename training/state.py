@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from modeling import cpu
 from modeling.build import build_model
 from modeling.config import ModelConfig
 from training import parallel
@@ -44,6 +45,8 @@ class TrainState:
     """Name of the stage, as in "pretrain" or "zero"; a checkpoint resumes its own stage only."""
     routers: list[nn.Module]
     """This rank's routers that carry a balancing bias, in the order of layers, MTP last."""
+    linears: list[nn.Module]
+    """Layers whose weight gradient can go straight into the gradient buffer; none off-CPU, where TE has its own way."""
     mtp_params: list[nn.Parameter]
     """Parameters that only MTP uses."""
     data: Resumable | None = None
@@ -111,6 +114,7 @@ def build_state(
         parallel_cfg=parallel_cfg,
         stage=stage,
         routers=[m for m in module.modules() if getattr(m, "expert_bias", None) is not None],
+        linears=[m for m in module.modules() if cpu.adds_weight_gradients(m)],
         mtp_params=[p for name, p in module.named_parameters() if name.startswith("mtp.")],
         data=data,
     )

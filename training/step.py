@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,7 +100,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     config.moe_grad_scale_func = lambda: torch.tensor(1.0 / padded_tokens, device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
     destroy_moe_metrics_tracker()  # sized by the layers of its first step, and MTP comes and goes
-    with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module):
+    with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module), _into_buffer(state.linears):
         outputs = _forward_backward(state.model, micro_batches, loss_fn)  # Megatron's schedule; reduces over ranks
 
     state.optimizer.prepare_grads()
@@ -148,6 +148,21 @@ def _forward_backward(model: nn.Module, micro_batches: list[MicroBatch], loss_fn
         return out.loss, 0, {"train/loss": out.loss.detach()} | out.metrics
 
     return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False)
+
+
+@contextmanager
+def _into_buffer(linears: list[nn.Module]) -> Iterator[None]:
+    """Inside, backward adds these weights' gradients to their buffers itself.
+
+    Not outside: autograd then has no gradient of theirs to give, only Megatron's uninitialised stand-in.
+    """
+    for layer in linears:
+        layer.gradient_accumulation_fusion = True
+    try:
+        yield
+    finally:
+        for layer in linears:
+            layer.gradient_accumulation_fusion = False
 
 
 def _run_schedule(

@@ -122,6 +122,21 @@ def test_experts():
     _agree(lambda *t: _Experts.apply(*t, counts), one_by_one, *inputs)
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_routing(every):
+    logits, bias = torch.randn(9, 6) * 2, torch.randn(6)
+
+    def torchs(logits: torch.Tensor) -> torch.Tensor:
+        scores = logits.sigmoid()
+        _, top = (scores + bias).topk(2)
+        weighed = scores if every else scores * torch.zeros_like(scores).scatter(1, top, 1)
+        return 1.5 * weighed / weighed.sum(-1, keepdim=True)
+
+    _agree(lambda x: kernels.route(x, 2, 1.5, bias, every)[0], torchs, logits)
+    chosen = kernels.route(logits, 2, 1.5, bias, every)[1]
+    assert torch.equal(chosen, torch.zeros(9, 6).scatter(1, (logits.sigmoid() + bias).topk(2)[1], 1).bool())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_seen(value):
     """Training stops on it, so no kernel may swallow it."""
@@ -131,6 +146,7 @@ def test_what_is_not_finite_is_seen(value):
     assert not kernels.rms_norm(x, torch.ones(16), 1e-6)[1, 1].isfinite().all()
     assert not kernels.swiglu(x)[1, 1].isfinite().all()
     assert not kernels.cross_entropy(x, target)[1, 1].isfinite()
+    assert value == value or not kernels.route(x[1], 2)[0].isfinite().all()  # sigmoid(inf) is 1
     qkv = x.unflatten(-1, (2, 8))
     assert not kernels.causal_attention(qkv, qkv, qkv, 1.0)[1, 1].isfinite().all()
     assert kernels.rms_norm(x, torch.ones(16), 1e-6)[0].isfinite().all()
