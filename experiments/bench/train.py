@@ -2,7 +2,8 @@
 (FP32), loss (no MTP) and optimiser (AdamW), each in its fastest setting on this machine's cores.
 
 Ours: one data-parallel rank a core. Peer: one process with all cores as threads, and two processes of half the threads
-each under torch's DDP; with each of its implementations of experts; the fastest of these counts.
+each under torch's DDP; with each of its implementations of experts, and with glibc's allocator as it is and as we set
+it (modeling/cpu.py); the fastest of these counts.
 """
 
 import itertools
@@ -15,26 +16,34 @@ from collections.abc import Callable
 
 from experiments.bench.result import Result, Worker
 
-ROUNDS, STEPS = 5, 6
+ROUNDS, STEPS = 7, 10
 ROWS, TOKENS, VOCAB = 64, 64, 576
 "A step is ROWS rows of TOKENS tokens: 4,096 tokens, near the corpus' mean length."
 IMPLEMENTATIONS = ("eager", "grouped_mm")
+ALLOCATORS = {
+    "": {},
+    ", freed memory kept": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)},
+}
 
 
 def run() -> Result:
     """Time both sides in turn, after finding the peer's fastest setting."""
     cores = len(os.sched_getaffinity(0))
-    settings = [(name, ranks) for name, ranks in itertools.product(IMPLEMENTATIONS, (1, 2)) if ranks <= cores]
+    settings = {
+        f"{name}, {ranks} x {cores // ranks} threads{kept}": (name, _ranks(ranks, cores // ranks, ALLOCATORS[kept]))
+        for name, ranks, kept in itertools.product(IMPLEMENTATIONS, (1, 2), ALLOCATORS)
+        if ranks <= cores
+    }
     found = {}
-    for name, ranks in settings:
-        with Worker("experiments.bench.train", "peer", name, ranks=_ranks(ranks, cores // ranks)) as peer:
-            found[f"{name}, {ranks} x {cores // ranks} threads"] = max(peer.measure()["tokens_per_s"] for _ in range(2))
+    for label, (name, ranks) in settings.items():
+        with Worker("experiments.bench.train", "peer", name, ranks=ranks) as peer:
+            found[label] = max(peer.measure()["tokens_per_s"] for _ in range(2))
     best = max(found, key=found.__getitem__)
-    name, ranks = settings[list(found).index(best)]
+    name, ranks = settings[best]
     ours, theirs = [], []
     with (
         Worker("experiments.bench.train", "ours", ranks=_ranks(cores, 1)) as us,
-        Worker("experiments.bench.train", "peer", name, ranks=_ranks(ranks, cores // ranks)) as them,
+        Worker("experiments.bench.train", "peer", name, ranks=ranks) as them,
     ):
         for worker in (us, them):
             worker.measure()  # warm-up
@@ -45,7 +54,7 @@ def run() -> Result:
     return Result.of("train_tokens", "tokens/s", ours, theirs, peer_name, peer_settings=found, ours_ranks=cores)
 
 
-def _ranks(count: int, threads: int) -> list[dict[str, str]]:
+def _ranks(count: int, threads: int, extra: dict[str, str] | None = None) -> list[dict[str, str]]:
     """Environments of `count` processes that find each other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -58,6 +67,7 @@ def _ranks(count: int, threads: int) -> list[dict[str, str]]:
         "OMP_NUM_THREADS": str(threads),
         "GLOO_SOCKET_IFNAME": "lo",
         "TRANSFORMERS_VERBOSITY": "error",
+        **(extra or {}),
     }
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
