@@ -104,8 +104,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     config = state.model.config
     config.moe_grad_scale_func = lambda: torch.tensor(1.0 / real_tokens, device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
-    with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module):
-        outputs = _forward_backward(state.model, micro_batches, loss_fn)  # Megatron's schedule; reduces over ranks
+    outputs = _forward_backward(state.model, micro_batches, loss_fn, mtp=now.mtp_lambda > 0)  # reduces over ranks
 
     state.optimizer.prepare_grads()
     if now.mtp_lambda == 0:
@@ -139,19 +138,25 @@ def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Te
 
     if not micro_batches:
         return []
-    with without_mtp(_bare(model)):
-        outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True)
-    return _from_last_stage(outputs)
+    outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True, mtp=False)
+    stages = parallel_state.get_pipeline_model_parallel_group()
+    if stages.size() > 1:
+        outputs = outputs or [b.loss_weights.new_empty(b.labels.shape, device=parallel.device()) for b in micro_batches]
+        for logprob in outputs:
+            dist.broadcast(logprob, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=stages)
+    return outputs
 
 
-def _forward_backward(model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn) -> list[dict[str, Tensor]]:
+def _forward_backward(
+    model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn, mtp: bool
+) -> list[dict[str, Tensor]]:
     """Gradients in the model's buffers, summed over ranks; -> loss and metrics of each micro-batch (last stage)."""
 
     def loss(batch: MicroBatch, token_loss: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
         out = loss_fn(batch, token_loss)
         return out.loss, 0, {"train/loss": out.loss.detach()} | out.metrics
 
-    return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False)
+    return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False, mtp=mtp)
 
 
 def _run_schedule(
@@ -159,22 +164,28 @@ def _run_schedule(
     micro_batches: list[MicroBatch],
     loss_of: Callable[[MicroBatch], Callable[[Tensor], Any]],
     forward_only: bool,
+    mtp: bool,
 ) -> list[Any]:
-    """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch."""
+    """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch.
+
+    mtp: whether MTP is computed. What follows the forward passes sees the network as it is: with pipeline stages MTP's
+    copy of the embedding needs its sum over stages in every step.
+    """
     device = parallel.device()
 
     def forward(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
         batch = next(batches).to(device)
         positions = torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens)
         mask = None if forward_only else batch.mtp_weights() * _MTP_MASK_SCALE
-        out = model(
-            batch.tokens,
-            positions,
-            batch.attention_mask(),
-            labels=batch.labels,
-            loss_mask=mask,
-            padding_mask=batch.padding,
-        )
+        with nullcontext() if mtp else without_mtp(_bare(model)):
+            out = model(
+                batch.tokens,
+                positions,
+                batch.attention_mask(),
+                labels=batch.labels,
+                loss_mask=mask,
+                padding_mask=batch.padding,
+            )
         return out, loss_of(batch)
 
     MoEAuxLossAutoScaler.main_loss_backward_scale = None  # Megatron copies into the first one, of whatever shape
@@ -270,7 +281,13 @@ def _move_expert_bias(routers: list[nn.Module], loads: Tensor, speed: float) -> 
 def _maxvio(loads: Tensor) -> dict[str, float]:
     """Largest load over mean load, minus 1; the mean of the layers that saw tokens (Wang et al. 2024, §4)."""
     used = loads[loads.sum(-1) > 0] if len(loads) else loads
-    return {"moe/maxvio": (used.amax(-1) / used.mean(-1) - 1).mean().item()} if len(used) else {}
+    total = (used.amax(-1) / used.mean(-1) - 1).sum() if len(used) else loads.new_zeros(())
+    both = torch.stack([total, total.new_tensor(len(used))])
+    stages = parallel_state.get_pipeline_model_parallel_group()
+    if stages.size() > 1:
+        dist.all_reduce(both, group=stages)
+    total, layers = both.tolist()
+    return {"moe/maxvio": total / layers} if layers else {}
 
 
 def _hold_still(optimizer: Any, params: list[nn.Parameter]) -> None:
