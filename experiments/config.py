@@ -11,7 +11,8 @@ from typing import Any
 
 from experiments import overrides, stored
 from infra.errors import ConfigError
-from modeling.config import PRESETS, ModelConfig
+from modeling.config import ModelConfig
+from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
@@ -24,7 +25,7 @@ from training.data.corpus import CorpusConfig
 
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "stage", "task", "experiment")
-"Each option of a group is a file in conf/<group>, but for model, whose options are modeling.config.PRESETS."
+"Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
 STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {

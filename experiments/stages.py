@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from experiments.config import Config, save_config, to_dict
+from experiments.config import Config, to_dict
 from experiments.figures import draw
 from experiments.summary import as_summary, evaluation_table, write_json
 from infra.progress import say
@@ -94,13 +94,10 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
 
 @contextmanager
 def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
-    """Seeds, config and tracker of a stage; the tracker ends with what became of it."""
+    """Seeds and tracker of a stage; the tracker ends with what became of it. The command (infra/cli) writes config.yaml."""
     parallel.init(cfg.parallel, cfg.run.seed)
     config = to_dict(cfg)
     done = parallel.broadcast_object((folder / "model" / "config.json").exists())
-    if parallel.is_main() and not done:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(cfg, folder)
     tracker = Tracker(
         folder,
         experiment=cfg.tracking.experiment,

@@ -5,6 +5,7 @@ Two sets of building blocks: Transformer Engine's on CUDA, Megatron's local ones
 attention and experts put into the spec. Process groups have to exist (training/parallel.py).
 """
 
+import dataclasses
 import functools
 import importlib.util
 from typing import Any
@@ -26,11 +27,13 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
 )
 from megatron.core.transformer import MLATransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
-from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
+from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
 from modeling.attention import CoreAttention, DirectQueryAttention, ResidualRMSNorm, RMSNorm  # noqa: E402
 from modeling.experts import BatchedExperts  # noqa: E402
+from modeling.mtp import MTPLayer  # noqa: E402
+from modeling.router import Router  # noqa: E402
 
 
 def build_model(
@@ -61,8 +64,11 @@ def build_model(
     for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
         if cfg.q_lora_rank is None:
             layer.submodules.self_attention.module = DirectQueryAttention
+        _change_moe(layer.submodules, router=Router)
         if not te:
             _use_own_modules(layer.submodules, cfg)
+    for layer in mtp.layer_specs if mtp else []:
+        layer.module = MTPLayer
     if not te:
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
@@ -208,17 +214,21 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     for name in ("input_layernorm", "pre_mlp_layernorm"):
         if getattr(layer, name) is not IdentityOp:
             setattr(layer, name, ResidualRMSNorm)
-    if _is_moe(layer.mlp) and cfg.experts is not Experts.sequential:
-        shared = layer.mlp.keywords["submodules"].shared_experts
-        layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared))
+    if cfg.experts is not Experts.sequential:
+        _change_moe(layer, experts=BatchedExperts)
     attention = layer.self_attention.submodules
     attention.core_attention = CoreAttention
     attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp
     attention.kv_layernorm = RMSNorm
 
 
-def _is_moe(mlp: Any) -> bool:
-    return isinstance(mlp, functools.partial) and mlp.func is MoELayer
+def _change_moe(layer: Any, **submodules: Any) -> None:
+    """Put these submodules into the mixture of experts of one layer's spec; nothing in a dense layer."""
+    mlp = layer.mlp
+    if isinstance(mlp, functools.partial) and mlp.func is MoELayer:
+        layer.mlp = functools.partial(
+            MoELayer, submodules=dataclasses.replace(mlp.keywords["submodules"], **submodules)
+        )
 
 
 def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> None:

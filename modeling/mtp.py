@@ -7,13 +7,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from modeling import cpu
 
 cpu.install()
 
-from megatron.core.transformer.multi_token_prediction import MTPLossLoggingHelper  # noqa: E402
+from megatron.core.tensor_parallel.mappings import (  # noqa: E402
+    gather_from_sequence_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
+from megatron.core.transformer.multi_token_prediction import (  # noqa: E402
+    MTPLossLoggingHelper,
+    MultiTokenPredictionLayer,
+)
+
+
+class MTPLayer(MultiTokenPredictionLayer):
+    """Megatron's MTP layer, with padding where V3 eq. 21 has no place: a row of T tokens has T - k at depth k.
+
+    Megatron moves the mask one to the left and calls what comes in from the right a token, at the end of the row and,
+    with sequence parallelism, at the end of each rank's part.
+    """
+
+    def _get_embeddings(self, *args: Any, padding_mask: Tensor | None = None, **kwargs: Any) -> tuple[Any, ...]:
+        """Tokens, positions, mask [batch, this rank's seq], embeddings and hidden states of this depth."""
+        ids, positions, _, embedded, hidden = super()._get_embeddings(*args, padding_mask=None, **kwargs)
+        seq, batch = hidden.shape[:2]
+        if padding_mask is None:
+            padding_mask = torch.zeros(batch, seq, dtype=torch.bool, device=hidden.device)
+        return ids, positions, self._one_on(padding_mask), embedded, hidden
+
+    def _one_on(self, mask: Tensor) -> Tensor:
+        """The mask of the tokens one to the right; the last place of the row has none."""
+        split = self.config.sequence_parallel
+        rows = mask.t().contiguous().int()
+        whole = gather_from_sequence_parallel_region(rows) if split else rows
+        moved = torch.cat([whole[1:], torch.ones_like(whole[:1])])
+        return (scatter_to_sequence_parallel_region(moved) if split else moved).t().bool()
 
 
 @contextmanager

@@ -60,16 +60,17 @@ def row_weights(rows: list[Row], weighting: LossWeighting) -> list[float]:
 def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
     """Rows padded on the right: tokens, labels (tokens one to the left), weights on response labels only.
 
-    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`.
+    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`. Prompts count as
+    load of the experts, padding does not. No rows give one of padding, weight 0.
     """
-    width = max(2, max(len(row.tokens) for row in rows)) - 1
-    tokens = np.full((len(rows), width), pad_id, dtype=np.int64)
-    labels = np.full((len(rows), width), pad_id, dtype=np.int64)
-    loss_weights, advantages, sampler = (np.zeros((len(rows), width), dtype=np.float32) for _ in range(3))
+    shape = (max(1, len(rows)), max([2] + [len(row.tokens) for row in rows]) - 1)
+    tokens, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_id, dtype=np.int64)
+    loss_weights, advantages, sampler = (np.zeros(shape, dtype=np.float32) for _ in range(3))
+    padding = np.ones(shape, dtype=bool)
     for i, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         n = len(row.tokens) - 1
         response = slice(row.prompt_length - 1, n)
-        tokens[i, :n], labels[i, :n] = row.tokens[:-1], row.tokens[1:]
+        tokens[i, :n], labels[i, :n], padding[i, :n] = row.tokens[:-1], row.tokens[1:], False
         loss_weights[i, response], advantages[i, response] = weight, row.advantage
         sampler[i, response] = row.sampler_logprobs
     extras: dict[str, Tensor] = {
@@ -80,6 +81,7 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         tokens=torch.from_numpy(tokens),
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(loss_weights),
+        padding=torch.from_numpy(padding),
         extras=extras,
     )
 
@@ -108,11 +110,5 @@ def minibatches(
             continue
         weights = row_weights(chosen, weighting)
         shares = balanced_micro_batches([len(row.tokens) for row in chosen], world, max_tokens)
-        micro_batches = []
-        for indices in shares[rank]:
-            if indices:
-                micro_batches.append(collate([chosen[i] for i in indices], [weights[i] for i in indices], pad_id))
-            else:
-                micro_batches.append(collate([Row([pad_id, pad_id], 1, [0.0], 0.0)], [0.0], pad_id))
-        out.append(micro_batches)
+        out.append([collate([chosen[i] for i in part], [weights[i] for i in part], pad_id) for part in shares[rank]])
     return out

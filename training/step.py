@@ -24,7 +24,6 @@ from megatron.core import parallel_state  # isort: skip  -- after the CPU layer,
 from megatron.core.distributed import finalize_model_grads  # isort: skip
 from megatron.core.pipeline_parallel import get_forward_backward_func  # isort: skip
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler  # isort: skip
-from megatron.core.transformer.moe.moe_logging import destroy_moe_metrics_tracker  # isort: skip
 
 if TYPE_CHECKING:
     from training.state import TrainState
@@ -48,6 +47,8 @@ class MicroBatch:
     """Targets, int64: the tokens one to the left."""
     loss_weights: Tensor
     """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over micro-batches AND ranks of the step."""
+    padding: Tensor | None = None
+    """True where there is no token: no load to an expert, and nothing to balance. None: there is none."""
     document_ids: Tensor | None = None
     """Number of the document each token belongs to, for rows of several; attention stays inside. None: one a row."""
     extras: dict[str, Tensor] = field(default_factory=dict)
@@ -68,6 +69,10 @@ class MicroBatch:
         seq = ids.shape[1]
         later = torch.ones(seq, seq, dtype=torch.bool, device=ids.device).triu(1)
         return (later | (ids[:, :, None] != ids[:, None, :]))[:, None]
+
+    def num_tokens(self) -> int:
+        """Tokens in the rows, padding left out."""
+        return self.tokens.numel() - (0 if self.padding is None else int(self.padding.sum()))
 
     def mtp_weights(self) -> Tensor:
         """loss_weights without each document's first position.
@@ -91,17 +96,16 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     bias are as before.
     """
     micro_batches = [batch.to(parallel.device()) for batch in micro_batches]
-    padded_tokens, trained_tokens = _count_tokens(micro_batches)
+    real_tokens, trained_tokens = _count_tokens(micro_batches)
     state.model.zero_grad_buffer()
     state.optimizer.zero_grad()
 
     # V3 eq. 17 and 25: the balance and MTP losses enter by their gradient, scaled here to the mean over the step.
     config = state.model.config
-    config.moe_grad_scale_func = lambda: torch.tensor(1.0 / padded_tokens, device=parallel.device())
+    config.moe_grad_scale_func = lambda: torch.tensor(1.0 / real_tokens, device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
-    destroy_moe_metrics_tracker()  # sized by the layers of its first step, and MTP comes and goes
-    with nullcontext() if now.mtp_lambda > 0 else without_mtp(state.module), _into_buffer(state.linears):
-        outputs = _forward_backward(state.model, micro_batches, loss_fn)  # Megatron's schedule; reduces over ranks
+    with _into_buffer(state.linears):
+        outputs = _forward_backward(state.model, micro_batches, loss_fn, mtp=now.mtp_lambda > 0)  # reduces over ranks
 
     state.optimizer.prepare_grads()
     if now.mtp_lambda == 0:
@@ -135,19 +139,25 @@ def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Te
 
     if not micro_batches:
         return []
-    with without_mtp(_bare(model)):
-        outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True)
-    return _from_last_stage(outputs)
+    outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True, mtp=False)
+    stages = parallel_state.get_pipeline_model_parallel_group()
+    if stages.size() > 1:
+        outputs = outputs or [b.loss_weights.new_empty(b.labels.shape, device=parallel.device()) for b in micro_batches]
+        for logprob in outputs:
+            dist.broadcast(logprob, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=stages)
+    return outputs
 
 
-def _forward_backward(model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn) -> list[dict[str, Tensor]]:
+def _forward_backward(
+    model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn, mtp: bool
+) -> list[dict[str, Tensor]]:
     """Gradients in the model's buffers, summed over ranks; -> loss and metrics of each micro-batch (last stage)."""
 
     def loss(batch: MicroBatch, token_loss: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
         out = loss_fn(batch, token_loss)
         return out.loss, 0, {"train/loss": out.loss.detach()} | out.metrics
 
-    return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False)
+    return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False, mtp=mtp)
 
 
 @contextmanager
@@ -170,15 +180,28 @@ def _run_schedule(
     micro_batches: list[MicroBatch],
     loss_of: Callable[[MicroBatch], Callable[[Tensor], Any]],
     forward_only: bool,
+    mtp: bool,
 ) -> list[Any]:
-    """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch."""
+    """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch.
+
+    mtp: whether MTP is computed. What follows the forward passes sees the network as it is: with pipeline stages MTP's
+    copy of the embedding needs its sum over stages in every step.
+    """
     device = parallel.device()
 
     def forward(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
         batch = next(batches).to(device)
         positions = torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens)
         mask = None if forward_only else batch.mtp_weights() * _MTP_MASK_SCALE
-        out = model(batch.tokens, positions, batch.attention_mask(), labels=batch.labels, loss_mask=mask)
+        with nullcontext() if mtp else without_mtp(_bare(model)):
+            out = model(
+                batch.tokens,
+                positions,
+                batch.attention_mask(),
+                labels=batch.labels,
+                loss_mask=mask,
+                padding_mask=batch.padding,
+            )
         return out, loss_of(batch)
 
     MoEAuxLossAutoScaler.main_loss_backward_scale = None  # Megatron copies into the first one, of whatever shape
@@ -215,15 +238,15 @@ def finalize_gradients(
 
 
 def _count_tokens(micro_batches: list[MicroBatch]) -> tuple[int, int]:
-    """Over all ranks: positions, padding included, and those that carry a weight."""
-    padded = sum(batch.tokens.numel() for batch in micro_batches)
+    """Over all ranks: tokens, padding left out, and those that carry a weight."""
+    real = sum(batch.num_tokens() for batch in micro_batches)
     trained = sum(int(batch.loss_weights.count_nonzero()) for batch in micro_batches)
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     if group.size() > 1:
-        counts = torch.tensor([padded, trained], dtype=torch.float64, device=parallel.device())
+        counts = torch.tensor([real, trained], dtype=torch.float64, device=parallel.device())
         dist.all_reduce(counts, group=group)
-        padded, trained = (int(n) for n in counts.tolist())
-    return padded, trained
+        real, trained = (int(n) for n in counts.tolist())
+    return real, trained
 
 
 def _sum_over_ranks(
@@ -274,7 +297,13 @@ def _move_expert_bias(routers: list[nn.Module], loads: Tensor, speed: float) -> 
 def _maxvio(loads: Tensor) -> dict[str, float]:
     """Largest load over mean load, minus 1; the mean of the layers that saw tokens (Wang et al. 2024, §4)."""
     used = loads[loads.sum(-1) > 0] if len(loads) else loads
-    return {"moe/maxvio": (used.amax(-1) / used.mean(-1) - 1).mean().item()} if len(used) else {}
+    total = (used.amax(-1) / used.mean(-1) - 1).sum() if len(used) else loads.new_zeros(())
+    both = torch.stack([total, total.new_tensor(len(used))])
+    stages = parallel_state.get_pipeline_model_parallel_group()
+    if stages.size() > 1:
+        dist.all_reduce(both, group=stages)
+    total, layers = both.tolist()
+    return {"moe/maxvio": total / layers} if layers else {}
 
 
 def _hold_still(optimizer: Any, params: list[nn.Parameter]) -> None:

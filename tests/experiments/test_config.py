@@ -10,7 +10,8 @@ import yaml
 from experiments.config import CONF, FOLDERS, Config, compose, group_options, save_config, to_dict
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
-from modeling.config import PRESETS, ModelConfig
+from modeling.config import ModelConfig
+from modeling.presets import PRESETS
 from training.config import OptimizerName
 
 HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint"}

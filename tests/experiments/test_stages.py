@@ -11,4 +11,5 @@ def test_metrics_are_kept_in_the_folder_without_mlflow(tmp_path):
     with _stage(cfg, "pretrain", tmp_path) as (done, tracker, _):
         tracker.log({"train/loss": 1.5}, step=1, tokens=10)
     assert not done and not (tmp_path / "mlflow.json").exists()
+    assert not (tmp_path / "config.yaml").exists()  # one writer: the command line, before any work
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["metrics"] == {"train/loss": 1.5}

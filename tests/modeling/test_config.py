@@ -6,7 +6,8 @@ import pytest
 
 from infra.errors import ConfigError
 from modeling.build import build_model
-from modeling.config import PRESETS, DType, ModelConfig, ScoringFunc
+from modeling.config import DType, ModelConfig, ScoringFunc
+from modeling.presets import PRESETS
 from training import parallel
 from training.parallel import ParallelConfig
 

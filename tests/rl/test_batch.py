@@ -21,6 +21,7 @@ def test_only_response_labels_carry_weight():
     assert batch.tokens.tolist() == [[7, 8, 10], [7, 8, 0]]
     assert batch.labels.tolist() == [[8, 10, 11], [8, 10, 0]]
     assert batch.loss_weights.tolist() == [[0.0, 0.25, 0.25], [0.0, 0.5, 0.0]]
+    assert batch.padding.tolist() == [[False, False, False], [False, False, True]]  # the prompt is load
     assert batch.extras["advantages"].tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     assert batch.extras["sampler_logprobs"].tolist() == [[0.0, -0.5, -0.5], [0.0, -0.5, 0.0]]
 
@@ -62,3 +63,4 @@ def test_more_ranks_than_rows_still_match():
     ]
     assert [len(p[0]) for p in parts] == [1, 1]
     assert sum(p[0][0].loss_weights.sum() for p in parts) == torch.tensor(1.0)
+    assert [p[0][0].padding.all().item() for p in parts] == [False, True]

@@ -42,6 +42,7 @@ def test_every_label_is_there_once_and_weights_sum_to_one_over_ranks(how, length
         assert tokens.shape == labels.shape == weights.shape and tokens.shape[0] >= 1 and tokens.shape[1] >= 2
         assert tokens.dtype == labels.dtype == torch.int64 and weights.dtype == torch.float32
         trained = weights > 0
+        assert torch.equal(batch.padding, ~trained)  # every token but the last of each document has a label
         assert (tokens[~trained] == PAD).all() and (labels[~trained] == PAD).all() and (weights[~trained] == 0).all()
         assert len(set(weights[trained].tolist())) <= 1  # each place weighs the same
         pairs += zip(tokens[trained].tolist(), labels[trained].tolist(), strict=True)

@@ -8,6 +8,7 @@ from infra.errors import TrainingDiverged
 from modeling.config import ScoringFunc
 from tests.training import tiny
 from training.config import OptimizerName
+from training.data.packing import by_length_batches
 from training.losses import LossOutput, next_token_loss
 from training.schedules import Now
 from training.step import MicroBatch, token_logprobs, train_step
@@ -30,6 +31,40 @@ def test_splitting_into_micro_batches_changes_nothing(parts):
     assert metrics["train/grad_norm"] == pytest.approx(whole["train/grad_norm"], rel=1e-6)
     assert metrics["moe/maxvio"] == whole["moe/maxvio"]
     tiny.close(parted, gradient, 2e-6)
+
+
+DOCUMENTS = [list(range(n, 2 * n)) for n in (17, 5, 9, 13, 3, 6)]
+
+
+def _dealt(max_tokens: int, rank: int = 0, world: int = 1) -> list[MicroBatch]:
+    return by_length_batches(DOCUMENTS, rank=rank, world=world, max_tokens=max_tokens, pad_id=0)
+
+
+@pytest.mark.parametrize("mtp_lambda", [0.0, 0.3])
+def test_how_rows_are_dealt_and_padded_changes_nothing(mtp_lambda):
+    now = dict(mtp_lambda=mtp_lambda, bias_speed=0.01)
+    seen = []
+    for dealt in (_dealt(1000), _dealt(30), [*_dealt(1000, 0, 2), *_dealt(1000, 1, 2)]):
+        state = tiny.state(**LOOK, model={"aux_loss_alpha": 0.5})
+        metrics, gradient = _look(state, dealt, **now)
+        seen.append((metrics, gradient, [router.expert_bias.clone() for router in state.routers], len(dealt)))
+    assert [parts for *_, parts in seen] == [1, 3, 2]
+    whole, gradient, bias, _ = seen[0]
+    for metrics, other, moved, _ in seen[1:]:
+        assert metrics == pytest.approx(whole, rel=1e-6) and metrics["moe/maxvio"] == whole["moe/maxvio"]
+        tiny.close(other, gradient, 2e-6)
+        assert all(torch.equal(a, b) for a, b in zip(moved, bias, strict=True))
+
+
+def test_padding_is_no_load():
+    state, counts = tiny.state(**LOOK), []
+    state.routers[0].register_forward_hook(lambda router, args, out: counts.append((args, out[1])))
+    metrics, _ = _look(state, _dealt(1000))
+    ((_, mask), chosen), *_ = counts
+    assert chosen.sum() == 2 * 6 * 16 and mask.shape == (16, 6)  # padding visits experts, in [seq, batch]
+    loads = chosen.view(16, 6, -1)[~mask].sum(0).float()
+    assert loads.sum() == 2 * sum(len(d) - 1 for d in DOCUMENTS)
+    assert metrics["moe/maxvio"] == pytest.approx((loads.max() / loads.mean() - 1).item())
 
 
 def test_loss_is_the_weighted_mean_of_cross_entropy():

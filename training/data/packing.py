@@ -125,16 +125,18 @@ def _rows(
     shape = (max(len(rows), 1), width)
     tokens, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_id, dtype=np.int64)
     weights, ids = np.zeros(shape, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
+    padding = np.ones(shape, dtype=bool)
     for i, row in enumerate(rows):
         at = 0
         for number, document in enumerate(row):
             place = slice(at, at + len(document) - 1)
             tokens[i, place], labels[i, place] = document[:-1], document[1:]
-            weights[i, place], ids[i, place] = weight, number
+            weights[i, place], ids[i, place], padding[i, place] = weight, number, False
             at = place.stop
     return MicroBatch(
         tokens=torch.from_numpy(tokens),
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(weights),
+        padding=torch.from_numpy(padding),
         document_ids=torch.from_numpy(ids) if packed else None,
     )

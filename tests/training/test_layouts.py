@@ -1,0 +1,90 @@
+"""Layouts over gloo ranks equal one rank: losses, gradients, expert bias, log-probabilities, and checkpoints both ways.
+
+Names of weights differ between layouts (stages count their layers from 0), so weights are compared as one rank reads
+them from the layout's checkpoint. With a large eps AdamW moves by the gradient itself, not by its sign.
+"""
+
+import pytest
+import torch
+
+from tests import gloo
+from tests.training import tiny
+from training import checkpoint, parallel
+from training.data.packing import by_length_batches, packed_batches
+from training.losses import next_token_loss
+from training.schedules import Now
+from training.step import token_logprobs, train_step
+
+OPTIMIZER = {"lr": 0.05, "eps": 0.01}
+MODEL = {"aux_loss_alpha": 0.1, "num_attention_heads": 4}
+# Sums in another order, in FP32; MTP's second next token and the balance loss included.
+TOLERANCE = 2e-5
+
+
+def _rows(step: int, packed: bool, max_tokens: int = 40) -> list:
+    """This rank's share of a step's documents of many lengths, in several micro-batches."""
+    generator = torch.Generator().manual_seed(step)
+    lengths = torch.randint(3, 18, (12,), generator=generator).tolist()
+    documents = [torch.randint(1, tiny.VOCAB, (n,), generator=generator).tolist() for n in lengths]
+    share = dict(rank=parallel.data_rank(), world=parallel.data_size(), max_tokens=max_tokens, pad_id=0)
+    return packed_batches(documents, row_tokens=20, **share) if packed else by_length_batches(documents, **share)
+
+
+def _state(seed: int, layout: dict, **model):
+    return tiny.state(seed, optimizer=OPTIMIZER, layout=layout, model=MODEL | model)
+
+
+def _train(state, steps: range) -> list[dict[str, float]]:
+    """MTP in every second step only; the bias moves in each."""
+    metrics = []
+    for step in steps:
+        now = Now(mtp_lambda=0.3 * (step % 2), bias_speed=0.01)
+        metrics.append(train_step(state, _rows(step, packed=step % 2 == 1), next_token_loss, now))
+        state.step += 1
+    return metrics
+
+
+def _logprobs(state) -> float:
+    """Sum of the weighted log-probabilities over all ranks' rows."""
+    rows = _rows(9, packed=False)
+    own = sum(float((b.loss_weights * lp).sum()) for b, lp in zip(rows, token_logprobs(state.model, rows), strict=True))
+    return sum(parallel.gather_objects(own)) / (parallel.world() // parallel.data_size())
+
+
+def _in_layout(folder: str, layout: dict, model: dict) -> dict:
+    """Saved as initialised; then two steps, saved again; then one more."""
+    state = _state(0, layout, **model)
+    for router in state.routers:
+        router.expert_bias += 0.1 * torch.arange(4)
+    checkpoint.save(state, f"{folder}/before", config={})
+    metrics = _train(state, range(2))
+    checkpoint.save(state, f"{folder}/after", config={})
+    return {"metrics": metrics + _train(state, range(2, 3)), "logprobs": _logprobs(state)}
+
+
+def _assert_equals_one_rank(folder, ranks: int, layout: dict, **model) -> None:
+    several = gloo.run(_in_layout, str(folder), layout, model, ranks=ranks)
+    alone = {key: value for key, value in layout.items() if key == "zero1"}
+    one = _state(1, alone, **model)
+    checkpoint.load_latest(one, folder / "before")
+    metrics = _train(one, range(2))
+    weights = tiny.weights(one)
+    metrics += _train(one, range(2, 3))
+    for rank in several:
+        for a, b in zip(rank["metrics"], metrics, strict=True):
+            assert a == pytest.approx(b, rel=TOLERANCE)
+        assert rank["logprobs"] == pytest.approx(_logprobs(one), rel=TOLERANCE)
+
+    read = _state(2, alone, **model)
+    checkpoint.load_latest(read, folder / "after")
+    tiny.close(tiny.weights(read), weights, TOLERANCE)
+    assert read.step == 2 and _train(read, range(2, 3)) == [pytest.approx(metrics[2], rel=TOLERANCE)]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [{"zero1": True}, {"expert": 2}, {"pipeline": 2}],
+    ids=lambda layout: "-".join(layout),
+)
+def test_two_ranks_equal_one(layout, tmp_path):
+    _assert_equals_one_rank(tmp_path, 2, layout)
