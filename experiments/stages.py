@@ -94,7 +94,7 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
 
 @contextmanager
 def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
-    """Seeds and tracker of a stage; the tracker ends with what became of it. The command (infra/cli) writes config.yaml."""
+    """Seeds and tracker of a stage; the tracker ends with what became of it. config.yaml is infra/cli's."""
     parallel.init(cfg.parallel, cfg.run.seed)
     config = to_dict(cfg)
     done = parallel.broadcast_object((folder / "model" / "config.json").exists())

@@ -164,8 +164,10 @@ def _sandbox() -> Check:
 
 def _tools() -> list[Check]:
     uv, browser = shutil.which("uv"), shutil.which("chromium")
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
     checks = [
         Check("uv", True if uv else None, uv or "not on PATH", "" if uv else "make setup installs its own"),
+        Check("c compiler", True if compiler else None, compiler or "none: training on CPU goes on in torch, slower"),
         Check("browser", True if browser else None, browser or "no chromium: browser tests are skipped"),
     ]
     for package in ("mlflow", "streamlit"):
