@@ -12,6 +12,7 @@ from experiments.config import Config, to_dict
 from experiments.figures import draw
 from experiments.summary import as_summary, evaluation_table, write_json
 from infra.progress import say
+from infra.stop import Stopped
 from infra.tracking import Tracker
 from modeling.build import build_model
 from modeling.config import ModelConfig
@@ -94,7 +95,7 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
 
 @contextmanager
 def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
-    """Seeds and tracker of a stage; the tracker ends with what became of it. config.yaml is infra/cli's."""
+    """Seeds and tracker of a stage; the tracker ends with what became of it. config.yaml is the command line's."""
     parallel.init(cfg.parallel, cfg.run.seed)
     config = to_dict(cfg)
     done = parallel.broadcast_object((folder / "model" / "config.json").exists())
@@ -111,6 +112,9 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
     try:
         yield done, tracker, config
     except SystemExit:  # told to stop: the loop has saved, and finished the tracker
+        raise
+    except Stopped:
+        tracker.finish("KILLED")
         raise
     except BaseException:
         tracker.finish("FAILED")

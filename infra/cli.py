@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import R1Error
+from infra.stop import Stopped, raise_on_signals
 
 if TYPE_CHECKING:
     from experiments.config import Config
@@ -91,6 +92,7 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """The entry point of `r1`; -> exit status: 0, 2 for what the user can mend, 1 for a rank that died, 130 for Ctrl-C.
 
+    Told to stop by a signal outside the training loop: 0 where the same command goes on, else 128 + the signal.
     Anything but R1Error is a bug of ours, and keeps its traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -150,9 +152,30 @@ def _run(argv: list[str]) -> int:
 
     from infra import ranks
 
-    ranks.die_with_parent()
+    child = ranks.die_with_parent()
     launched = ranks.launched()
     cfg = _judge(name, given, launched)
+    if not child:  # one that is told to stop alone has to be missed, or rank 0 would wait for it
+        raise_on_signals()
+    try:
+        return _work(cfg, name, argv, launched)
+    except Stopped as stopped:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"r1 {name}: stopped by {stopped}; {_what_is_kept(command, cfg)}", file=sys.stderr)
+        return 0 if command.trains else 128 + stopped.number
+
+
+def _what_is_kept(command: Command, cfg: "Config") -> str:
+    if command.trains:
+        return f"finished parts and checkpoints are kept in {cfg.run.dir}; the same command goes on from there"
+    return "nothing was written; the same command starts anew"
+
+
+def _work(cfg: "Config", name: str, argv: list[str], launched: bool) -> int:
+    """Run a judged command on its ranks."""
+    from infra import ranks
+
+    command = COMMANDS[name]
     number = ranks.count(cfg) if command.ranks and not launched else 1
     ranks.check_layout(cfg, int(os.environ["WORLD_SIZE"]) if launched else number)
     with ExitStack() as stack:

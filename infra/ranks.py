@@ -88,14 +88,15 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else nodes
 
 
-def die_with_parent() -> None:
-    """In a rank started by Siblings: end with the process that started it, however that ends."""
+def die_with_parent() -> bool:
+    """In a rank started by Siblings: end with the process that started it, however that ends. -> Whether it is one."""
     parent = os.environ.pop(_PARENT, None)
     if parent is None:
-        return
+        return False
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it ended before prctl was there to notice
         raise SystemExit(1)
+    return True
 
 
 class Siblings:

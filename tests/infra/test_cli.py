@@ -200,13 +200,40 @@ def test_one_process_needs_no_other(start: Callable[..., Fake]) -> None:
     assert (fake.folder / "rank0").read_text().split()[1] == "None"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP])
 def test_children_die_with_their_parent(start: Callable[..., Fake], number: signal.Signals) -> None:
     fake = start("wait", ranks=3)
     pids = fake.pids(3)
     fake.process.send_signal(number)
     assert fake.end()[0] == -number
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_stop_outside_the_loop_it_says_what_is_kept(start: Callable[..., Fake], number: signal.Signals) -> None:
+    fake = start("wait", ranks=2)
+    pids = fake.pids(2)
+    fake.process.send_signal(number)
+    code, _, err = fake.end()
+    assert code == 0
+    kept = f"finished parts and checkpoints are kept in {fake.folder}; the same command goes on from there"
+    assert err.splitlines() == ["rank 0 warns", f"r1 pretrain: stopped by {number.name}; {kept}"]
+    assert all(gone(pid) for pid in pids)
+
+
+def test_told_to_stop_while_it_talks_it_is_no_success() -> None:
+    ask = [sys.executable, "-P", "-m", "infra.cli", "generate", f"generate.checkpoint={PROJECT / 'experiments/base'}"]
+    env = os.environ | {"PYTHONPATH": str(PROJECT)}
+    talk = subprocess.Popen(
+        ask, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    talk.stdin.write("Make 18 from 3, 5, 8.\n")
+    talk.stdin.flush()
+    assert talk.stdout.readline()  # an answer is there, and it waits for the next question
+    talk.send_signal(signal.SIGTERM)
+    code, (_, err) = talk.wait(60), talk.communicate()
+    assert code == 128 + signal.SIGTERM
+    assert err == "r1 generate: stopped by SIGTERM; nothing was written; the same command starts anew\n"
 
 
 def test_ctrl_c_is_quiet_and_leaves_nothing_running(start: Callable[..., Fake]) -> None:
