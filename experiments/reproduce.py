@@ -6,6 +6,7 @@ its checkpoint. The parts share their processes, so that libraries are loaded on
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from experiments.summary import table, three_answers, write_json
 from infra.hardware import peak_memory_gib
 from infra.tracking import git_state
 from training import parallel
+
+WRITE_EVERY_S = 5.0
+"Seconds between notes of how long the part at hand has taken."
 
 
 def run(cfg: Config) -> None:
@@ -45,8 +49,8 @@ def run(cfg: Config) -> None:
 class Journal:
     """What is known of a journey, in a file, so that one cut short and begun again reports the whole of it.
 
-    seconds of each part (all starts added up, but for a start that was killed outright), the longest set-up, the most
-    memory, and the commit of the first start.
+    seconds of each part (all starts added up; one that was killed outright counts to within WRITE_EVERY_S), the longest
+    set-up, the most memory, and the commit of the first start.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,13 +65,20 @@ class Journal:
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         """Time a part of the journey."""
-        start = time.perf_counter()
+        start, before, ended = time.perf_counter(), self.facts["seconds"].get(name, 0.0), threading.Event()
+
+        def note() -> None:
+            self.facts["seconds"][name] = before + time.perf_counter() - start
+            self._write()
+
+        clock = threading.Thread(target=_now_and_then, args=(note, ended), daemon=True)
+        clock.start()
         try:
             yield
         finally:  # also when the part is interrupted
-            seconds = self.facts["seconds"]
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
-            self._write()
+            ended.set()
+            clock.join()
+            note()
 
     def memory(self, gib: float) -> None:
         """Keep the most memory seen over all starts."""
@@ -75,8 +86,17 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        if parallel.is_main():
+        if os.environ.get("RANK", "0") == "0":  # known before the ranks have met
             write_json(self.path, self.facts)
+
+
+def _now_and_then(note: Callable[[], None], ended: threading.Event) -> None:
+    """Call note every WRITE_EVERY_S seconds until the event is set."""
+    while not ended.wait(WRITE_EVERY_S):
+        try:
+            note()
+        except OSError:  # a full disk, say: the part's own files will tell, or its end
+            continue
 
 
 def _answers(folder: Path) -> list[tuple[str, list[dict]]]:

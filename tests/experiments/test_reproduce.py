@@ -11,6 +11,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments import reproduce
+from tests import gloo
+
 SMALL = [
     "pretrain.tokens=6000",
     "pretrain.batch_tokens=1000",
@@ -119,3 +122,21 @@ def test_evaluate_and_generate_read_the_run(journey, tmp_path):
         timeout=120,
     )
     assert spoken.returncode == 0 and spoken.stdout.strip(), spoken.stderr
+
+
+def _killed_in_a_part(path: str) -> None:
+    reproduce.WRITE_EVERY_S = 0.1
+    with reproduce.Journal(Path(path)).part("zero"):
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_start_that_was_killed_keeps_its_seconds(tmp_path):
+    path, start = tmp_path / "journal.json", time.perf_counter()
+    with pytest.raises(RuntimeError, match="died"):
+        gloo.run(_killed_in_a_part, str(path), ranks=1)
+    before = json.loads(path.read_text())["seconds"]["zero"]
+    with reproduce.Journal(path).part("zero"):
+        time.sleep(0.3)
+    after = json.loads(path.read_text())["seconds"]["zero"]
+    assert before > 0.7 and before + 0.3 <= after < time.perf_counter() - start
