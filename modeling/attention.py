@@ -11,6 +11,10 @@ from modeling.kernels import causal_attention, rms_norm, rms_norm_residual
 
 cpu.install()
 
+from megatron.core.tensor_parallel.mappings import (  # noqa: E402
+    gather_from_tensor_model_parallel_region,
+    scatter_to_sequence_parallel_region,
+)
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention  # noqa: E402
 
 _IN_CACHE = 512
@@ -55,7 +59,24 @@ def _short_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
     return torch.bmm(scores.softmax(-1), v).transpose(0, 1).reshape(seq, batch, -1)
 
 
-class DirectQueryAttention(MLASelfAttention):
+class LatentAttention(MLASelfAttention):
+    """MLA whose rotary key has its gradient from the heads of all tensor ranks.
+
+    Where the down projection is split, Megatron hands each rank the whole rotary key and, going back, the gradient of
+    the rank's own heads alone. Brought into the form of a projection that is not split, it is summed.
+    """
+
+    def _qkv_down_projection(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden_states [seq, batch, hidden] of this rank -> its compressed queries, and [latent; rotary key] whole."""
+        query, latent = super()._qkv_down_projection(hidden_states)
+        if latent.shape[-1] != self.config.kv_lora_rank + self.config.qk_pos_emb_head_dim:
+            latent = gather_from_tensor_model_parallel_region(latent)
+            if self.config.sequence_parallel:
+                latent = scatter_to_sequence_parallel_region(latent)
+        return query, latent
+
+
+class DirectQueryAttention(LatentAttention):
     """MLA without query compression (V2-Lite, Moonlight): a latent norm for key and value only.
 
     Megatron knows one setting for both norms, and refuses it for a query that is not compressed.

@@ -30,7 +30,13 @@ from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
-from modeling.attention import CoreAttention, DirectQueryAttention, ResidualRMSNorm, RMSNorm  # noqa: E402
+from modeling.attention import (  # noqa: E402
+    CoreAttention,
+    DirectQueryAttention,
+    LatentAttention,
+    ResidualRMSNorm,
+    RMSNorm,
+)
 from modeling.experts import BatchedExperts  # noqa: E402
 from modeling.mtp import MTPLayer  # noqa: E402
 from modeling.router import Router  # noqa: E402
@@ -46,24 +52,28 @@ def build_model(
     ep: int = 1,
     cp: int = 1,
     sequence_parallel: bool | None = None,
+    vp: int = 1,
+    vp_stage: int = 0,
+    layout: str = "",
 ) -> GPTModel:
     """Build this rank's part of the network, unwrapped, with parameters in cfg.dtype.
 
     pre_process and post_process say whether this pipeline stage holds the embedding and the head. The sizes have to be
-    those of the process groups. model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives
+    those of the process groups. vp_stage: number of the stage among the vp on this rank; layout: what each stage holds,
+    as Megatron writes it. model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives
     the loss per token [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]. attention_mask is None
     (causal) or bool [batch, 1, seq, seq], True where hidden.
     """
-    config = megatron_config(cfg, tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel)
-    te = _use_te(cfg)
-    block = get_gpt_decoder_block_spec(config, use_transformer_engine=te, normalization="RMSNorm")
+    config = megatron_config(cfg, tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp, layout=layout)
+    te, stage = _use_te(cfg), vp_stage if vp > 1 else None
+    block = get_gpt_decoder_block_spec(config, use_transformer_engine=te, normalization="RMSNorm", vp_stage=stage)
     last = get_gpt_decoder_layer_specs(config, use_transformer_engine=te, normalization="RMSNorm")[-1]
     mtp = None
     if config.mtp_num_layers:
-        mtp = get_gpt_mtp_block_spec(config, last, use_transformer_engine=te)
+        mtp = get_gpt_mtp_block_spec(config, last, use_transformer_engine=te, vp_stage=stage)
     for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
-        if cfg.q_lora_rank is None:
-            layer.submodules.self_attention.module = DirectQueryAttention
+        compressed = cfg.q_lora_rank is not None
+        layer.submodules.self_attention.module = LatentAttention if compressed else DirectQueryAttention
         _change_moe(layer.submodules, router=Router)
         if not te:
             _use_own_modules(layer.submodules, cfg)
@@ -83,6 +93,7 @@ def build_model(
         position_embedding_type="rope",
         share_embeddings_and_output_weights=False,
         mtp_block_spec=mtp,
+        vp_stage=stage,
     )
     for name, parameter in model.named_parameters():
         if ".experts." in name:
@@ -99,6 +110,8 @@ def megatron_config(
     ep: int = 1,
     cp: int = 1,
     sequence_parallel: bool | None = None,
+    vp: int = 1,
+    layout: str = "",
 ) -> MLATransformerConfig:
     """The Megatron config of cfg under these parallel sizes. sequence_parallel None: on with tensor parallelism.
 
@@ -173,7 +186,11 @@ def megatron_config(
         calculate_per_token_loss=True,
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
-        pipeline_model_parallel_layout=_layout(cfg, pp),
+        pipeline_model_parallel_layout=layout or _layout(cfg, pp * vp),
+        virtual_pipeline_model_parallel_size=vp if vp > 1 else None,
+        # Two ranks are each other's previous and next: what goes both ways must not be one batch of messages.
+        overlap_p2p_comm=vp > 1,
+        batch_p2p_comm=vp == 1,
         context_parallel_size=cp,
         expert_model_parallel_size=ep,
         expert_tensor_parallel_size=1,
@@ -233,27 +250,36 @@ def _change_moe(layer: Any, **submodules: Any) -> None:
 
 def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> None:
     """Raise ConfigError where the parallel sizes do not fit the shape."""
-    for name, size, key in (
-        ("tensor", tp, "num_attention_heads"),
-        ("tensor", tp, "vocab_size"),
-        ("tensor", tp, "intermediate_size"),
-        ("expert", ep, "n_routed_experts"),
-    ):
-        if getattr(cfg, key) % size:
-            remedy = f"choose a divisor of model.{key}={getattr(cfg, key)}"
-            raise ConfigError(f"parallel.{name}", size, f"does not divide model.{key}", remedy)
+    te = _use_te(cfg)
+    split = {key: getattr(cfg, key) for key in ("num_attention_heads", "vocab_size", "intermediate_size")}
+    split["n_shared_experts*moe_intermediate_size"] = cfg.n_shared_experts * cfg.moe_intermediate_size
+    if not te:  # Transformer Engine's down projections are whole on each rank
+        split["q_lora_rank"] = cfg.q_lora_rank or 0
+        split["kv_lora_rank+qk_rope_head_dim"] = cfg.kv_lora_rank + cfg.qk_rope_head_dim
+    for key, whole in split.items():
+        _check_divides("tensor", tp, key, whole)
+    _check_divides("expert", ep, "n_routed_experts", cfg.n_routed_experts)
     if pp > cfg.num_hidden_layers:
         raise ConfigError("parallel.pipeline", pp, "more stages than layers", f"set {cfg.num_hidden_layers} or less")
-    if cp > 1 and not _use_te(cfg):
+    if cp > 1 and not te:
         raise ConfigError("parallel.context", cp, "needs Transformer Engine's attention", "set parallel.context=1")
 
 
-def _layout(cfg: ModelConfig, pp: int) -> list[list[str]] | None:
+def _check_divides(key: str, size: int, what: str, whole: int) -> None:
+    """Raise ConfigError, with the nearest sizes that do, where a parallel size does not divide a size of the model."""
+    if whole % size:
+        legal = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
+        near = [*[d for d in legal if d < size][-1:], *[d for d in legal if d > size][:1]]
+        remedy = f"set {' or '.join(map(str, near))}"
+        raise ConfigError(f"parallel.{key}", size, f"does not divide model.{what}={whole}", remedy)
+
+
+def _layout(cfg: ModelConfig, stages: int) -> list[list[str]] | None:
     """Layers of each pipeline stage where they do not divide evenly; the last stages, with head and MTP, get fewer."""
-    if cfg.num_hidden_layers % pp == 0:
+    if cfg.num_hidden_layers % stages == 0:
         return None
-    each, more = divmod(cfg.num_hidden_layers, pp)
-    stages = [["decoder"] * (each + (stage < more)) for stage in range(pp)]
-    stages[0].insert(0, "embedding")
-    stages[-1] += ["mtp"] * cfg.num_nextn_predict_layers + ["loss"]
-    return stages
+    each, more = divmod(cfg.num_hidden_layers, stages)
+    rows = [["decoder"] * (each + (stage < more)) for stage in range(stages)]
+    rows[0].insert(0, "embedding")
+    rows[-1] += ["mtp"] * cfg.num_nextn_predict_layers + ["loss"]
+    return rows

@@ -21,7 +21,8 @@ from torch import nn
 from infra.errors import CheckpointError
 from modeling.config import ModelConfig
 from modeling.tokenizer import Tokenizer
-from training import parallel, storage
+from training import parallel, storage, whole
+from training.chunks import chunks
 from training.state import TrainState
 
 _FORMAT = 1
@@ -86,10 +87,10 @@ def load_latest(state: TrainState, folder: Path) -> Path | None:
     _check_fits(path, meta, state)
     if meta["kind"] == "sharded":
         storage.read_sharded(state, path)
-    elif state.parallel_cfg.replicated:
+    elif not parallel.is_split():
         storage.read_plain(state, path)
     else:
-        raise CheckpointError(f"{path}: {_PLAIN_ONLY}")
+        whole.read_plain(state, path, path.with_name(f".{path.name}.parts"))
     ranks = storage.read_file(path / storage.RANKS)
     if parallel.rank() < len(ranks["generators"]):
         storage.restore_generators(ranks["generators"][parallel.rank()])
@@ -110,20 +111,15 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
     if not (found / "meta.json").exists():
         from modeling import hf
 
-        hf.load_pretrained(module, model_cfg, found)
+        for chunk in chunks(module):
+            hf.load_pretrained(chunk, model_cfg, found)
         return
     meta = json.loads((found / "meta.json").read_text())
     _check_shape(found, meta, model_cfg, free=(*_FREE_FIELDS, "dtype"))
     if meta["kind"] == "sharded":
         storage.read_sharded_weights(module, found)
     else:
-        config = module.config
-        if (
-            config.tensor_model_parallel_size * config.pipeline_model_parallel_size * config.expert_model_parallel_size
-            > 1
-        ):
-            raise CheckpointError(f"{found}: {_PLAIN_ONLY}")
-        storage.read_plain_weights(module, found)
+        whole.read_plain_weights(module, model_cfg, found)
 
 
 def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
@@ -134,8 +130,7 @@ def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
     """
     from modeling import hf
 
-    layout = state.parallel_cfg
-    if layout.tensor * layout.pipeline * layout.expert > 1:
+    if parallel.is_split():
         return state.last_checkpoint
 
     def write() -> None:
@@ -144,12 +139,6 @@ def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
 
     parallel.on_main(write)
     return folder
-
-
-_PLAIN_ONLY = (
-    "was written by ranks that each held the whole model, and cannot be split; "
-    "train on with parallel.tensor=1 pipeline=1 expert=1, or start from a Hugging Face folder"
-)
 
 
 def model_config(path: Path) -> ModelConfig:

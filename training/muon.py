@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from training.chunks import Chunks
 from training.config import OptimizerConfig
 from training.optimizer import init_moments
 
@@ -134,7 +135,7 @@ def _compute_type(device: torch.device) -> torch.dtype:
 
 
 def build_muon(
-    cfg: OptimizerConfig, config: megatron_optimizer.OptimizerConfig, model: DistributedDataParallel
+    cfg: OptimizerConfig, config: megatron_optimizer.OptimizerConfig, model: DistributedDataParallel | Chunks
 ) -> MegatronOptimizer:
     """AdamW, Muon, and Muon for experts, in one chain."""
     matrices, experts, decayed, vectors = [], [], [], []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from infra.errors import ConfigError
+from training.chunks import Chunks, chunks
 from training.config import OptimizerConfig, OptimizerName, ParallelConfig
 
 if TYPE_CHECKING:  # Megatron takes seconds to import, which a mistyped setting should not cost
@@ -73,7 +74,7 @@ def init_moments(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Non
 
 
 def build_optimizer(
-    cfg: OptimizerConfig, model: DistributedDataParallel, parallel: ParallelConfig
+    cfg: OptimizerConfig, model: DistributedDataParallel | Chunks, parallel: ParallelConfig
 ) -> MegatronOptimizer:
     """Megatron's optimizer for this rank's part of the model. Raises ConfigError for Muon on split matrices."""
     import megatron.core.optimizer as megatron_optimizer
@@ -92,13 +93,13 @@ def build_optimizer(
             raise ConfigError(key, value, "Muon needs whole matrices", "set optimizer.name=adamw or leave it off")
         optimizer = build_muon(cfg, config, model)
     else:
-        optimizer = megatron_optimizer.get_megatron_optimizer(config, [model])
+        optimizer = megatron_optimizer.get_megatron_optimizer(config, chunks(model))
     set_lr(optimizer, cfg, lr_scale=1.0)
     return optimizer
 
 
 def _megatron_config(
-    cfg: OptimizerConfig, model: DistributedDataParallel, parallel: ParallelConfig
+    cfg: OptimizerConfig, model: DistributedDataParallel | Chunks, parallel: ParallelConfig
 ) -> megatron_optimizer.OptimizerConfig:
     from megatron.core.optimizer import OptimizerConfig as MegatronConfig
 

@@ -7,8 +7,10 @@ process needs none of them and opens no port.
 import logging
 import os
 import random
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
@@ -79,10 +81,52 @@ def _join(cfg: ParallelConfig) -> None:
     _megatron().initialize_model_parallel(
         tensor_model_parallel_size=cfg.tensor,
         pipeline_model_parallel_size=cfg.pipeline,
+        virtual_pipeline_model_parallel_size=cfg.virtual_pipeline if cfg.virtual_pipeline > 1 else None,
         context_parallel_size=cfg.context,
         expert_model_parallel_size=cfg.expert,
         expert_tensor_parallel_size=1,
     )
+
+
+def is_split() -> bool:
+    """Whether this rank holds a part of the network only."""
+    mpu = _megatron()
+    tensor, pipeline = mpu.get_tensor_model_parallel_world_size(), mpu.get_pipeline_model_parallel_world_size()
+    return tensor * pipeline * mpu.get_expert_model_parallel_world_size() > 1
+
+
+@contextmanager
+def unsplit() -> Iterator[None]:
+    """Inside, Megatron's groups are those of data parallelism alone: what is built here is whole on each rank.
+
+    Every rank enters together, as the first time the groups are made. Random generators are put back in the end.
+    """
+    global _data_parallel_alone
+    mpu = _megatron()
+    from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
+
+    own, generator, tracked = _groups(mpu), torch.get_rng_state(), get_cuda_rng_tracker().get_states()
+    try:
+        if is_split() and _data_parallel_alone is None:
+            vars(mpu).update({name: {} if isinstance(value, dict) else None for name, value in own.items()})
+            mpu.initialize_model_parallel()
+            _data_parallel_alone = _groups(mpu)
+        elif is_split():
+            vars(mpu).update(_data_parallel_alone)
+        yield
+    finally:
+        vars(mpu).update(own)
+        torch.set_rng_state(generator)
+        get_cuda_rng_tracker().set_states(tracked)
+
+
+_data_parallel_alone: dict[str, Any] | None = None
+"Megatron's groups inside unsplit(), once they are made."
+
+
+def _groups(mpu: ModuleType) -> dict[str, Any]:
+    """Megatron's parallel state: the globals of its module."""
+    return {name: value for name, value in vars(mpu).items() if re.fullmatch("_[A-Z_]+", name)}
 
 
 def _check(cfg: ParallelConfig, size: int) -> None:

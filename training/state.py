@@ -10,6 +10,7 @@ from modeling import cpu
 from modeling.build import build_model
 from modeling.config import ModelConfig
 from training import parallel
+from training.chunks import Chunks
 from training.config import OptimizerConfig, ParallelConfig
 from training.optimizer import build_optimizer
 from training.step import finalize_gradients
@@ -31,8 +32,8 @@ class Resumable(Protocol):
 class TrainState:
     """What a stage trains, and how far it is."""
 
-    model: DistributedDataParallel
-    """The network in Megatron's wrapper, which holds the gradients."""
+    model: DistributedDataParallel | Chunks
+    """The network in Megatron's wrapper, which holds the gradients; several where a rank has several stages."""
     optimizer: MegatronOptimizer
     """A chain of Megatron's optimizers."""
     model_cfg: ModelConfig
@@ -62,7 +63,7 @@ class TrainState:
 
     @property
     def module(self) -> nn.Module:
-        """The network itself (Megatron's GPTModel)."""
+        """The network itself (Megatron's GPTModel, or Chunks of it)."""
         return self.model.module
 
 
@@ -82,18 +83,9 @@ def build_state(
     """
     if not parallel.is_initialized():
         parallel.init(parallel_cfg, seed=0)
-    module = build_model(
-        model_cfg,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-        tp=parallel_cfg.tensor,
-        pp=parallel_cfg.pipeline,
-        ep=parallel_cfg.expert,
-        cp=parallel_cfg.context,
-    ).to(parallel.device())
-    config = module.config
-    config.finalize_model_grads_func = finalize_gradients
-    config.variable_seq_lengths = parallel_cfg.pipeline > 1  # micro-batches differ in shape
+    stages = range(parallel_cfg.virtual_pipeline)
+    modules = [_build_stage(model_cfg, parallel_cfg, stage) for stage in stages]
+    module = modules[0] if len(modules) == 1 else Chunks(modules)
     if init_from is not None:
         from training.checkpoint import load_weights
 
@@ -104,8 +96,10 @@ def build_state(
         overlap_grad_reduce=False,
         check_for_nan_in_grad=False,  # train_step looks at the reduced loss and norm, before anything moves
     )
-    model = DistributedDataParallel(config, ddp, module)
-    model.broadcast_params()
+    wrapped = [DistributedDataParallel(module.config, ddp, module) for module in modules]
+    for each in wrapped:
+        each.broadcast_params()
+    model = wrapped[0] if len(wrapped) == 1 else Chunks(wrapped)
     return TrainState(
         model=model,
         optimizer=build_optimizer(optimizer_cfg, model, parallel_cfg),
@@ -115,6 +109,26 @@ def build_state(
         stage=stage,
         routers=[m for m in module.modules() if getattr(m, "expert_bias", None) is not None],
         linears=[m for m in module.modules() if cpu.adds_weight_gradients(m)],
-        mtp_params=[p for name, p in module.named_parameters() if name.startswith("mtp.")],
+        mtp_params=[p for each in modules for name, p in each.named_parameters() if name.startswith("mtp.")],
         data=data,
     )
+
+
+def _build_stage(model_cfg: ModelConfig, parallel_cfg: ParallelConfig, stage: int) -> nn.Module:
+    """This rank's part of the network, or with virtual stages the one of that number."""
+    virtual = {"ignore_virtual": False, "vp_stage": stage}
+    module = build_model(
+        model_cfg,
+        pre_process=parallel_state.is_pipeline_first_stage(**virtual),
+        post_process=parallel_state.is_pipeline_last_stage(**virtual),
+        tp=parallel_cfg.tensor,
+        pp=parallel_cfg.pipeline,
+        ep=parallel_cfg.expert,
+        cp=parallel_cfg.context,
+        vp=parallel_cfg.virtual_pipeline,
+        vp_stage=stage,
+        layout=parallel_cfg.pipeline_layout,
+    ).to(parallel.device())
+    module.config.finalize_model_grads_func = finalize_gradients
+    module.config.variable_seq_lengths = parallel_cfg.pipeline > 1  # micro-batches differ in shape
+    return module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,9 @@ from torch import Tensor, nn
 from infra.errors import TrainingDiverged
 from modeling.mtp import without_mtp
 from training import parallel
+from training.chunks import chunks
 from training.losses import LossFn
+from training.micro_batch import MicroBatch
 from training.optimizer import clip_gradients, main_param, set_lr
 from training.schedules import Now
 
@@ -33,61 +34,6 @@ if TYPE_CHECKING:
 _MTP_MASK_SCALE = 2.0**40
 
 
-@dataclass(kw_only=True, slots=True)
-class MicroBatch:
-    """Rows that go through the network together; each tensor [batch, seq].
-
-    Example, one row "a b c" of a step with two trained tokens: tokens [[a, b]], labels [[b, c]],
-    loss_weights [[.5, .5]].
-    """
-
-    tokens: Tensor
-    """Inputs, int64."""
-    labels: Tensor
-    """Targets, int64: the tokens one to the left."""
-    loss_weights: Tensor
-    """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over micro-batches AND ranks of the step."""
-    padding: Tensor | None = None
-    """True where there is no token: no load to an expert, and nothing to balance. None: there is none."""
-    document_ids: Tensor | None = None
-    """Number of the document each token belongs to, for rows of several; attention stays inside. None: one a row."""
-    extras: dict[str, Tensor] = field(default_factory=dict)
-    """What else the loss function reads, [batch, seq] or [batch]."""
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {key: value.to(device) if torch.is_tensor(value) else value for key, value in moved.items()}
-        moved["extras"] = {key: value.to(device) for key, value in self.extras.items()}
-        return MicroBatch(**moved)
-
-    def attention_mask(self) -> Tensor | None:
-        """[batch, 1, seq, seq], True where a token must not look; None is plain causal."""
-        if self.document_ids is None:
-            return None
-        ids = self.document_ids
-        seq = ids.shape[1]
-        later = torch.ones(seq, seq, dtype=torch.bool, device=ids.device).triu(1)
-        return (later | (ids[:, :, None] != ids[:, None, :]))[:, None]
-
-    def num_tokens(self) -> int:
-        """Tokens in the rows, padding left out."""
-        return self.tokens.numel() - (0 if self.padding is None else int(self.padding.sum()))
-
-    def mtp_weights(self) -> Tensor:
-        """loss_weights without each document's first position.
-
-        Megatron moves labels and weights one to the left together for each MTP depth, so the first of a row falls out
-        and the first of a later document would be predicted across the border. Left in, it would also make Megatron
-        scale the rest up by a factor that depends on how rows are dealt to micro-batches.
-        """
-        weights = self.loss_weights.clone()
-        weights[:, 0] = 0
-        if self.document_ids is not None:
-            weights[:, 1:].masked_fill_(self.document_ids[:, 1:] != self.document_ids[:, :-1], 0)
-        return weights
-
-
 def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: LossFn, now: Now) -> dict[str, float]:
     """One optimiser step. Every rank calls it with as many micro-batches; their loss_weights sum to 1 over all ranks.
 
@@ -101,7 +47,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     state.optimizer.zero_grad()
 
     # V3 eq. 17 and 25: the balance and MTP losses enter by their gradient, scaled here to the mean over the step.
-    config = state.model.config
+    config = state.model.config  # of the first of a rank's stages, where Megatron's schedule looks
     config.moe_grad_scale_func = lambda: torch.tensor(1.0 / real_tokens, device=parallel.device())
     config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
     with _into_buffer(state.linears):
@@ -140,9 +86,11 @@ def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Te
     if not micro_batches:
         return []
     outputs = _run_schedule(model, micro_batches, lambda batch: logprobs, forward_only=True, mtp=False)
+    widths = [batch.tokens.shape[1] for batch in micro_batches]
+    outputs = [out[:, :width].contiguous() for out, width in zip(outputs, widths, strict=False)]  # none but on the last
     stages = parallel_state.get_pipeline_model_parallel_group()
     if stages.size() > 1:
-        outputs = outputs or [b.loss_weights.new_empty(b.labels.shape, device=parallel.device()) for b in micro_batches]
+        outputs = outputs or [torch.empty(b.labels.shape, device=parallel.device()) for b in micro_batches]
         for logprob in outputs:
             dist.broadcast(logprob, src=parallel_state.get_pipeline_model_parallel_last_rank(), group=stages)
     return outputs
@@ -187,10 +135,13 @@ def _run_schedule(
     mtp: whether MTP is computed. What follows the forward passes sees the network as it is: with pipeline stages MTP's
     copy of the embedding needs its sum over stages in every step.
     """
-    device = parallel.device()
+    device, stages = parallel.device(), chunks(model)
+    config, number = _bare(stages[0]).config, len(micro_batches)
+    if len(stages) > 1:  # interleaved stages take the micro-batches in groups of as many as there are ranks
+        micro_batches = micro_batches + [micro_batches[-1].blank()] * (-number % config.pipeline_model_parallel_size)
 
     def forward(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
-        batch = next(batches).to(device)
+        batch = next(batches).to(device).widened(config.tensor_model_parallel_size)
         positions = torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens)
         mask = None if forward_only else batch.mtp_weights() * _MTP_MASK_SCALE
         with nullcontext() if mtp else without_mtp(_bare(model)):
@@ -200,21 +151,31 @@ def _run_schedule(
                 batch.attention_mask(),
                 labels=batch.labels,
                 loss_mask=mask,
-                padding_mask=batch.padding,
+                padding_mask=_padding_here(model, batch),
             )
         return out, loss_of(batch)
 
     MoEAuxLossAutoScaler.main_loss_backward_scale = None  # Megatron copies into the first one, of whatever shape
-    rows, seq = micro_batches[0].tokens.shape
-    return get_forward_backward_func()(
+    rows, seq = micro_batches[0].tokens.shape  # with stages, shapes are sent along
+    outputs = get_forward_backward_func()(
         forward_step_func=forward,
-        data_iterator=iter(micro_batches),
-        model=[model],
+        data_iterator=[iter(micro_batches) for _ in stages],
+        model=stages,
         num_microbatches=len(micro_batches),
         seq_length=seq,
         micro_batch_size=rows,
         forward_only=forward_only,
     )
+    return outputs[:number]
+
+
+def _padding_here(model: nn.Module, batch: MicroBatch) -> Tensor | None:
+    """The batch's padding as GPTModel takes it: it cuts out this tensor rank's part on the first stage only."""
+    module = _bare(model)
+    if batch.padding is None or not module.config.sequence_parallel or module.pre_process:
+        return batch.padding
+    parts = batch.padding.chunk(module.config.tensor_model_parallel_size, dim=1)
+    return parts[parallel_state.get_tensor_model_parallel_rank()].contiguous()
 
 
 def finalize_gradients(
@@ -225,7 +186,7 @@ def finalize_gradients(
     num_tokens is not used: loss_weights sum to 1 already. Megatron would also move the expert bias here, before
     anyone knows whether the step is finite; train_step does that itself.
     """
-    config = _bare(model[0]).config
+    config = model[0].module.config
     if config.tensor_model_parallel_size == config.pipeline_model_parallel_size == 1:
         for chunk in model:  # no weight is shared by ranks: Megatron's walk over all modules would find nothing
             chunk.finish_grad_sync()

@@ -9,7 +9,7 @@ import os
 import random
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from infra.errors import CheckpointError
 from training import parallel
+from training.chunks import chunks
 from training.optimizer import chained
 from training.state import TrainState
 
@@ -114,14 +115,35 @@ def write_sharded(state: TrainState, folder: Path) -> None:
 def read_sharded(state: TrainState, folder: Path) -> None:
     """Fill model and optimiser, in whatever layout they were saved. Every rank calls it."""
     loaded = _load_shards(_sharded(state, is_loading=True), folder)
-    state.module.load_state_dict(loaded["model"])
+    _load_weights(state.module, loaded["model"])
+    several = len(chained(state.optimizer)) > 1
+    for part in loaded["optimizer"].values() if several else [loaded["optimizer"]]:
+        # A stage without experts has no state of theirs, and what is empty is not in the files.
+        part.get("optimizer", part).setdefault("state", {})
     state.optimizer.load_state_dict(loaded["optimizer"])
 
 
 def read_sharded_weights(module: nn.Module, folder: Path) -> None:
     """Fill the network alone. Every rank calls it."""
-    loaded = _load_shards({"model": module.sharded_state_dict(metadata=_metadata())}, folder)
-    module.load_state_dict(loaded["model"])
+    loaded = _load_shards({"model": sharded_weights(module)}, folder)
+    _load_weights(module, loaded["model"])
+
+
+def sharded_weights(module: nn.Module) -> dict[str, Any]:
+    """Megatron's description of this rank's weights: names and places in the whole network, by number of the stage."""
+    with nullcontext() if is_part(module) else parallel.unsplit():
+        return {str(i): chunk.sharded_state_dict(metadata=metadata()) for i, chunk in enumerate(chunks(module))}
+
+
+def is_part(module: nn.Module) -> bool:
+    """Whether other ranks hold other parts of the network; a whole one may stand beside it, for decoding."""
+    cfg = module.config
+    return cfg.tensor_model_parallel_size * cfg.pipeline_model_parallel_size * cfg.expert_model_parallel_size > 1
+
+
+def _load_weights(module: nn.Module, loaded: dict[str, Any]) -> None:
+    for i, chunk in enumerate(chunks(module)):
+        chunk.load_state_dict(loaded[str(i)])
 
 
 @contextmanager
@@ -141,12 +163,11 @@ def _load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _sharded(state: TrainState, is_loading: bool) -> dict[str, Any]:
-    metadata = _metadata()
-    model = state.module.sharded_state_dict(metadata=metadata)
-    return {"model": model, "optimizer": state.optimizer.sharded_state_dict(model, is_loading, metadata=metadata)}
+    model = sharded_weights(state.module)
+    return {"model": model, "optimizer": state.optimizer.sharded_state_dict(model, is_loading, metadata=metadata())}
 
 
-def _metadata() -> dict[str, Any]:
+def metadata() -> dict[str, Any]:
     """Megatron's settings under which optimiser state fits every layout."""
     return {
         "distrib_optim_sharding_type": "fully_reshardable",

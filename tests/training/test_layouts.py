@@ -7,6 +7,8 @@ them from the layout's checkpoint. With a large eps AdamW moves by the gradient 
 import pytest
 import torch
 
+from infra.errors import ConfigError
+from modeling.build import megatron_config
 from tests import gloo
 from tests.training import tiny
 from training import checkpoint, parallel
@@ -52,14 +54,18 @@ def _logprobs(state) -> float:
 
 
 def _in_layout(folder: str, layout: dict, model: dict) -> dict:
-    """Saved as initialised; then two steps, saved again; then one more."""
+    """Saved as initialised; then two steps, saved again; then one more, which a resumed state does just so."""
     state = _state(0, layout, **model)
     for router in state.routers:
         router.expert_bias += 0.1 * torch.arange(4)
     checkpoint.save(state, f"{folder}/before", config={})
     metrics = _train(state, range(2))
     checkpoint.save(state, f"{folder}/after", config={})
-    return {"metrics": metrics + _train(state, range(2, 3)), "logprobs": _logprobs(state)}
+    metrics += _train(state, range(2, 3))
+    resumed = _state(3, layout, **model)
+    checkpoint.load_latest(resumed, f"{folder}/after")
+    assert _train(resumed, range(2, 3)) == metrics[2:]
+    return {"metrics": metrics, "logprobs": _logprobs(state)}
 
 
 def _assert_equals_one_rank(folder, ranks: int, layout: dict, **model) -> None:
@@ -83,8 +89,59 @@ def _assert_equals_one_rank(folder, ranks: int, layout: dict, **model) -> None:
 
 @pytest.mark.parametrize(
     "layout",
-    [{"zero1": True}, {"expert": 2}, {"pipeline": 2}],
+    [{"zero1": True}, {"expert": 2}, {"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "expert": 2}],
     ids=lambda layout: "-".join(layout),
 )
 def test_two_ranks_equal_one(layout, tmp_path):
     _assert_equals_one_rank(tmp_path, 2, layout)
+
+
+def test_two_stages_on_each_rank_equal_one(tmp_path):
+    layout = {"pipeline": 2, "virtual_pipeline": 2, "pipeline_layout": "Et|t|t|mL"}
+    _assert_equals_one_rank(tmp_path, 2, layout, num_hidden_layers=3)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"tensor": 2, "pipeline": 2},
+        {"expert": 2, "pipeline": 2, "zero1": True},
+        {"expert": 2, "pipeline": 2, "virtual_pipeline": 2},
+    ],
+    ids=lambda layout: "-".join(layout),
+)
+def test_four_ranks_equal_one(layout, tmp_path):
+    _assert_equals_one_rank(tmp_path, 4, layout, num_hidden_layers=4)
+
+
+def _continued(folder: str, layout: dict) -> list[dict[str, float]]:
+    state = _state(1, layout)
+    checkpoint.load_latest(state, folder)
+    return _train(state, range(2, 3))
+
+
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2, "expert": 1}], ids=lambda layout: next(iter(layout)))
+def test_a_checkpoint_of_one_rank_goes_on_in_parts(layout, tmp_path):
+    one = _state(0, {})
+    _train(one, range(2))
+    checkpoint.save(one, tmp_path, config={})
+    expected = _train(one, range(2, 3))
+    for metrics in gloo.run(_continued, str(tmp_path), layout):
+        assert metrics == [pytest.approx(expected[0], rel=TOLERANCE)]
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes", "said"),
+    [
+        ({}, {"tp": 3}, "parallel.tensor=3: does not divide model.num_attention_heads=4; set 2 or 4"),
+        ({"num_attention_heads": 3}, {"tp": 3}, "parallel.tensor=3: does not divide model.vocab_size=64; set 2 or 4"),
+        ({}, {"ep": 3}, "parallel.expert=3: does not divide model.n_routed_experts=4; set 2 or 4"),
+        ({}, {"ep": 8}, "parallel.expert=8: does not divide model.n_routed_experts=4; set 4"),
+        ({}, {"pp": 3}, "parallel.pipeline=3: more stages than layers; set 2 or less"),
+        ({}, {"cp": 2}, "parallel.context=2: needs Transformer Engine's attention; set parallel.context=1"),
+    ],
+)
+def test_a_layout_that_does_not_fit_names_the_numbers_and_the_nearest_legal_ones(model, sizes, said):
+    with pytest.raises(ConfigError) as refused:
+        megatron_config(tiny.model_config(**MODEL | model), **sizes)
+    assert str(refused.value) == said
