@@ -222,11 +222,6 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    layout = judged.parallel
-    if ready and command in FOLDERS and layout.tensor * layout.pipeline * layout.expert > 1:
-        sizes = f"tensor={layout.tensor} pipeline={layout.pipeline} expert={layout.expert}"
-        remedy = f"set them to 1 for r1 {command}; data-parallel ranks are fine"
-        raise ConfigError("parallel", sizes, "answers are written by ranks that hold the whole network", remedy)
     if ready and command in ("zero", "evaluate") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")

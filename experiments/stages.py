@@ -14,7 +14,6 @@ from experiments.summary import as_summary, evaluation_table, write_json
 from infra.progress import say
 from infra.stop import Stopped
 from infra.tracking import Tracker
-from modeling.build import build_model
 from modeling.config import ModelConfig
 from modeling.tokenizer import Tokenizer
 from rl.evaluate import evaluate as evaluate_groups
@@ -24,6 +23,7 @@ from rl.stages import zero as zero_module
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training import pretrain as pretrain_module
+from training.whole import build_whole
 
 
 def pretrain(cfg: Config) -> None:
@@ -134,13 +134,13 @@ def evaluate_model(cfg: Config, path: Path, answers: Path | None = None) -> dict
 
 
 def load_model(cfg: Config, path: Path) -> tuple[nn.Module, ModelConfig, Tokenizer]:
-    """-> (bare network in evaluation mode, its shape, its tokenizer), from a run, a checkpoint or an HF folder."""
+    """-> (bare network in evaluation mode, its shape, its tokenizer), from a run, a checkpoint or an HF folder.
+
+    The network is whole on every rank, whatever layout the checkpoint had or cfg has. Every rank calls it.
+    """
     parallel.init(cfg.parallel, cfg.run.seed)
     found = checkpoint.resolve(path)
     model_cfg, tokenizer = checkpoint.model_config(found), Tokenizer.load(found)
-    layout = cfg.parallel
-    model = build_model(model_cfg, tp=layout.tensor, pp=layout.pipeline, ep=layout.expert, cp=layout.context).to(
-        parallel.device()
-    )
+    model = build_whole(model_cfg)
     checkpoint.load_weights(model, model_cfg, found)
     return model.eval(), model_cfg, tokenizer

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from training.step import MicroBatch, token_logprobs
+from training.whole import fill, gather
 
 
 class Reference:
@@ -17,42 +17,45 @@ class Reference:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        self._weights: dict[str, Tensor] = {}
-        self.refresh(module)
+        """module: the policy's network, this rank's part of it."""
+        self.module = module
+        self.refresh()
 
-    def refresh(self, module: nn.Module) -> None:
+    def refresh(self) -> None:
         """Take the policy's present weights as the reference (R1: every 400 steps)."""
-        self._weights = {name: t.detach().clone() for name, t in _tensors(module)}
+        self._weights = {name: t.detach().clone() for name, t in _tensors(self.module)}
 
     def state_dict(self) -> dict[str, Tensor]:
-        return dict(self._weights)
+        """The whole reference, the same on every rank, in any layout; every rank calls it."""
+        with self.lent():
+            return gather(self.module)
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        for name, tensor in weights.items():  # a checkpoint is read on the CPU
-            self._weights[name].copy_(tensor)
+        with self.lent():
+            fill(self.module, weights)
 
     @contextmanager
-    def lent_to(self, module: nn.Module) -> Iterator[None]:
-        """Inside, `module` computes with the reference's weights; outside, with its own again."""
-        own = {name: tensor.data for name, tensor in _tensors(module)}
+    def lent(self) -> Iterator[None]:
+        """Inside, the policy's network computes with the reference's weights; outside, with its own again."""
+        own = {name: tensor.data for name, tensor in _tensors(self.module)}
         try:
-            for name, tensor in _tensors(module):
+            for name, tensor in _tensors(self.module):
                 tensor.data = self._weights[name]
             yield
         finally:
-            for name, tensor in _tensors(module):
+            for name, tensor in _tensors(self.module):
                 tensor.data = own[name]
 
-    def logprobs(self, model: nn.Module, module: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
+    def logprobs(self, model: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
         """Logprobs of the labels under the reference, one [batch, seq] tensor per micro-batch.
 
-        model: what token_logprobs runs (wrapped); module: the network inside it, whose weights are lent.
+        model: what token_logprobs runs, the network's wrapper.
         """
-        with self.lent_to(module):
+        with self.lent():
             return token_logprobs(model, micro_batches)
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and the buffers that decide routing (the expert bias)."""
     yield from module.named_parameters()
     for name, buffer in module.named_buffers():

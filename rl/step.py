@@ -91,7 +91,7 @@ def rl_step(
     metrics |= _mean(updates)
 
     with phase("sync"):
-        engine.load_weights(state.module, version=state.updates)
+        engine.load_weights(version=state.updates)
     questions.update(groups)
     return metrics | phase.seconds, groups
 
@@ -106,7 +106,7 @@ def _frozen_logprobs(
     else:
         frozen["old_logprobs"] = [b.extras["sampler_logprobs"] for b in micro_batches]
     if reference is not None:
-        frozen["ref_logprobs"] = reference.logprobs(state.model, state.module, micro_batches)
+        frozen["ref_logprobs"] = reference.logprobs(state.model, micro_batches)
     return frozen
 
 

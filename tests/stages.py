@@ -38,8 +38,10 @@ class Log:
     def finish(self, status: str = "FINISHED") -> None: ...
 
 
-def _in_folder(folder: str, die_after: int | None, stage: Callable[[Path, Log], Path]) -> str:
-    parallel.init(ParallelConfig(), 0)
+def _in_folder(
+    folder: str, die_after: int | None, stage: Callable[[Path, Log], Path], layout: ParallelConfig | None = None
+) -> str:
+    parallel.init(layout or ParallelConfig(), 0)
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     return str(stage(out, Log(out / f"metrics_{parallel.rank()}.jsonl", die_after)))
@@ -74,8 +76,15 @@ def run_pretrain(folder: str, die_after: int | None = None, tokens: int = 3000) 
     return _in_folder(folder, die_after, stage)
 
 
-def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str, Any] | None = None) -> str:
+def run_zero(
+    base: str,
+    folder: str,
+    die_after: int | None = None,
+    rl: dict[str, Any] | None = None,
+    layout: dict[str, int] | None = None,
+) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
+    parallel_cfg = ParallelConfig(**(layout or {}))
     settings = dict(
         steps=6,
         questions_per_step=4,
@@ -91,7 +100,7 @@ def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str,
     def stage(out: Path, log: Log) -> Path:
         return zero.run(
             Path(base),
-            parallel_cfg=ParallelConfig(),
+            parallel_cfg=parallel_cfg,
             task_cfg=TaskConfig(),
             reward=RewardConfig(),
             sampling=SamplingConfig(max_response_tokens=24),
@@ -103,7 +112,7 @@ def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str,
             config={},
         )
 
-    return _in_folder(folder, die_after, stage)
+    return _in_folder(folder, die_after, stage, parallel_cfg)
 
 
 def metrics(folder: Path, *names: str) -> dict[int, list[float]]:

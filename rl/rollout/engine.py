@@ -22,6 +22,6 @@ class RolloutEngine(Protocol):
         """[question][group] answers. Every rank gets all of them; who wrote which is the engine's business."""
         ...
 
-    def load_weights(self, model: object, version: int) -> None:
-        """Take over the trainer's weights as of optimiser step `version`."""
+    def load_weights(self, version: int) -> None:
+        """Take over the trainer's weights as they are now, at optimiser step `version`; every rank calls it."""
         ...

@@ -1,4 +1,7 @@
-"""Rollouts in process, on the very weights that train: sampler and trainer can differ by rounding only."""
+"""Rollouts in process, on the very weights that train: sampler and trainer can differ by rounding only.
+
+Where the layout splits the network each rank gathers a whole copy for them, and all ranks write.
+"""
 
 import hashlib
 
@@ -7,6 +10,7 @@ from modeling.generate import Generator, SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.types import Completion, Question
 from training import parallel
+from training.whole import Whole
 
 
 def answer_seed(seed: int, step: int, question_id: str, index: int) -> int:
@@ -16,7 +20,10 @@ def answer_seed(seed: int, step: int, question_id: str, index: int) -> int:
 
 
 class LocalEngine:
-    """RolloutEngine over modeling.generate; each rank writes its share of every group, then all are shared."""
+    """RolloutEngine over modeling.generate; each rank writes its share of every group, then all are shared.
+
+    model: the trainer's network, this rank's part of it. Every rank calls every method.
+    """
 
     def __init__(
         self,
@@ -29,7 +36,8 @@ class LocalEngine:
         max_rows: int = 256,
     ) -> None:
         self.tokenizer, self.sampling, self.seed, self.max_rows = tokenizer, sampling, seed, max_rows
-        self.generator = Generator(model, model_cfg)
+        self.whole = Whole(model, model_cfg)
+        self.generator = Generator(self.whole.module, model_cfg)
         self.stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
         self.version = 0
 
@@ -41,8 +49,9 @@ class LocalEngine:
     def pad_id(self) -> int:
         return self.tokenizer.pad_id
 
-    def load_weights(self, model, version: int) -> None:
-        """The weights are the trainer's own; only what was derived from them (absorbed matrices) is made anew."""
+    def load_weights(self, version: int) -> None:
+        """Where the weights are the trainer's own, only what was derived from them (absorbed matrices) is made anew."""
+        self.whole.refresh()
         self.generator.refresh()
         self.version = version
 
@@ -50,7 +59,7 @@ class LocalEngine:
         """[question][group] answers, the same list on every rank (gathered)."""
         prompts = [self.prompt_ids(q) for q in questions]
         places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
-        mine = places[parallel.data_rank() :: parallel.data_size()]
+        mine = places[parallel.rank() :: parallel.world()]
         sampled = self.generator.generate(
             [prompts[q] for q, _ in mine],
             self.sampling,

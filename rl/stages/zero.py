@@ -78,7 +78,7 @@ def run(
     def step(state: TrainState) -> dict[str, float]:
         _follow(engine, state)
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
-            reference.refresh(state.module)
+            reference.refresh()
         now = schedule.at(state.step)
         metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed)
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
@@ -110,4 +110,4 @@ def run(
 def _follow(engine: LocalEngine, state: TrainState) -> None:
     """Give the engine the weights of a resumed run; after a step it has them already."""
     if engine.version != state.updates:
-        engine.load_weights(state.module, version=state.updates)
+        engine.load_weights(version=state.updates)

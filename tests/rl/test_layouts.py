@@ -1,0 +1,60 @@
+"""R1-Zero with the network split over ranks does what one rank does: the same answers, updates and reference."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import gloo, stages
+from tests.training import tiny
+from training import checkpoint
+from training.config import OptimizerConfig
+
+NAMES = ("train/loss", "train/grad_norm", "rl/kl", "rl/reward/mean", "rl/response_tokens", "rl/sampler_trainer_diff")
+# One step of two updates, and a reference left behind: with a large eps AdamW moves by the gradient, not by its sign.
+ONE = {"steps": 1, "minibatches": 2, "optimizer": OptimizerConfig(lr=0.02, eps=0.01)}
+MODEL = {"max_position_embeddings": 1024, "vocab_size": 320}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run of one rank: its checkpoint is a plain one."""
+    folder = tmp_path_factory.mktemp("base")
+    gloo.run(stages.run_pretrain, str(folder), None, 6000, ranks=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    gloo.run(stages.run_zero, str(base), str(folder), None, ONE, ranks=1)
+    return folder
+
+
+def _answers(folder: Path) -> list[str]:
+    return json.loads((folder / "metrics_0.samples").read_text().splitlines()[0])["texts"]
+
+
+def _weights(folder: Path) -> tuple[dict, dict]:
+    """Policy and reference of the newest checkpoint, as one rank reads them."""
+
+    class Data:
+        def load_state_dict(self, state: dict) -> None:
+            self.reference = state["reference"]
+
+    state = tiny.state(3, model=MODEL, stage="zero", data=Data())
+    checkpoint.load_latest(state, folder)
+    return tiny.weights(state), state.data.reference
+
+
+@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2}, {"expert": 2}], ids=lambda layout: "-".join(layout))
+def test_two_ranks_answer_and_learn_as_one(layout, base, alone, tmp_path):
+    gloo.run(stages.run_zero, str(base), str(tmp_path), None, ONE, layout)
+    assert _answers(tmp_path) == _answers(alone)
+    one, two = (stages.metrics(folder, *NAMES)[1] for folder in (alone, tmp_path))
+    assert two[:5] == pytest.approx(one[:5], rel=1e-4) and two[5] < 1e-4  # sampler and trainer differ by rounding
+    assert stages.metrics(tmp_path, "eval/format_rate")[0] == stages.metrics(alone, "eval/format_rate")[0]
+    (policy, reference), (policy_alone, reference_alone) = _weights(tmp_path), _weights(alone)
+    tiny.close(policy, policy_alone, 1e-4)
+    tiny.close(reference, reference_alone, 0)
+    assert any((policy[name] - reference[name]).abs().max() > 0 for name in reference if name in policy)
