@@ -22,7 +22,6 @@ from infra.errors import CheckpointError
 from modeling.config import ModelConfig
 from modeling.tokenizer import Tokenizer
 from training import parallel, storage, whole
-from training.chunks import chunks
 from training.state import TrainState
 
 _FORMAT = 1
@@ -87,7 +86,7 @@ def load_latest(state: TrainState, folder: Path) -> Path | None:
     _check_fits(path, meta, state)
     if meta["kind"] == "sharded":
         storage.read_sharded(state, path)
-    elif not parallel.is_split():
+    elif not storage.is_part(state.module):
         storage.read_plain(state, path)
     else:
         whole.read_plain(state, path, path.with_name(f".{path.name}.parts"))
@@ -111,30 +110,30 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
     if not (found / "meta.json").exists():
         from modeling import hf
 
-        for chunk in chunks(module):
-            hf.load_pretrained(chunk, model_cfg, found)
+        whole.read_weights(module, model_cfg, lambda network: hf.load_pretrained(network, model_cfg, found))
         return
     meta = json.loads((found / "meta.json").read_text())
     _check_shape(found, meta, model_cfg, free=(*_FREE_FIELDS, "dtype"))
     if meta["kind"] == "sharded":
         storage.read_sharded_weights(module, found)
     else:
-        whole.read_plain_weights(module, model_cfg, found)
+        whole.read_weights(module, model_cfg, lambda network: storage.read_plain_weights(network, found))
 
 
 def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
     """Write the network and its tokenizer to `folder` in Hugging Face layout, whole or not at all; -> folder.
 
-    Every rank calls it. Where the model is split over ranks it stays the sharded checkpoint just written: -> that.
-    Raises R1Error, on every rank, where it cannot be written.
+    Every rank calls it. A network in parts that is too large for one rank stays the sharded checkpoint just written:
+    -> that. Raises R1Error, on every rank, where it cannot be written.
     """
     from modeling import hf
 
-    if parallel.is_split():
+    if storage.is_part(state.module) and not whole.fits(state.model_cfg):
         return state.last_checkpoint
+    module = whole.Whole(state.module, state.model_cfg).module
 
     def write() -> None:
-        hf.save_pretrained(state.module, state.model_cfg, folder)
+        hf.save_pretrained(module, state.model_cfg, folder)
         tokenizer.save(folder)
 
     parallel.on_main(write)

@@ -88,13 +88,6 @@ def _join(cfg: ParallelConfig) -> None:
     )
 
 
-def is_split() -> bool:
-    """Whether this rank holds a part of the network only."""
-    mpu = _megatron()
-    tensor, pipeline = mpu.get_tensor_model_parallel_world_size(), mpu.get_pipeline_model_parallel_world_size()
-    return tensor * pipeline * mpu.get_expert_model_parallel_world_size() > 1
-
-
 @contextmanager
 def unsplit() -> Iterator[None]:
     """Inside, Megatron's groups are those of data parallelism alone: what is built here is whole on each rank.
@@ -107,11 +100,11 @@ def unsplit() -> Iterator[None]:
 
     own, generator, tracked = _groups(mpu), torch.get_rng_state(), get_cuda_rng_tracker().get_states()
     try:
-        if is_split() and _data_parallel_alone is None:
+        if _is_split() and _data_parallel_alone is None:
             vars(mpu).update({name: {} if isinstance(value, dict) else None for name, value in own.items()})
             mpu.initialize_model_parallel()
             _data_parallel_alone = _groups(mpu)
-        elif is_split():
+        elif _is_split():
             vars(mpu).update(_data_parallel_alone)
         yield
     finally:
@@ -122,6 +115,13 @@ def unsplit() -> Iterator[None]:
 
 _data_parallel_alone: dict[str, Any] | None = None
 "Megatron's groups inside unsplit(), once they are made."
+
+
+def _is_split() -> bool:
+    """Whether this rank holds a part of the network only."""
+    mpu = _megatron()
+    tensor, pipeline = mpu.get_tensor_model_parallel_world_size(), mpu.get_pipeline_model_parallel_world_size()
+    return tensor * pipeline * mpu.get_expert_model_parallel_world_size() > 1
 
 
 def _groups(mpu: ModuleType) -> dict[str, Any]:

@@ -6,7 +6,7 @@ is for networks that fit on each rank; larger ones go through checkpoints.
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,28 +42,29 @@ class Whole:
             fill(self.module, gather(self.part))
 
 
-def _check_room(cfg: ModelConfig) -> None:
-    if torch.cuda.is_available():
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        # Ranks of a machine share its memory.
-        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    needed = cfg.num_params(mtp=True) * (2 if cfg.dtype is DType.bf16 else 4)
-    if parallel.any_rank(needed > free):
-        problem = f"answers take a whole one on each rank, and one of them has {free / 2**30:.1f} GiB free"
-        raise ConfigError(
-            "model", f"{needed / 2**30:.1f} GiB", problem, "give ranks more memory, or take a smaller one"
-        )
-
-
 def build_whole(cfg: ModelConfig) -> nn.Module:
     """A network that this rank holds alone, whatever the layout. Every rank calls it.
 
     Raises ConfigError, on every rank, where one of them has no room for it.
     """
-    _check_room(cfg)
+    if not fits(cfg):
+        problem = "a rank has no room for a whole one, which it takes here"
+        raise ConfigError("model", f"{_num_bytes(cfg) / 2**30:.1f} GiB", problem, "take a smaller model")
     with parallel.unsplit():
         return build_model(cfg).to(parallel.device())
+
+
+def fits(cfg: ModelConfig) -> bool:
+    """Whether every rank has room for a whole network beside what it holds. Every rank calls it."""
+    if torch.cuda.is_available():
+        free = torch.cuda.mem_get_info()[0]
+    else:  # ranks of a machine share its memory
+        free = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return not parallel.any_rank(_num_bytes(cfg) > free)
+
+
+def _num_bytes(cfg: ModelConfig) -> int:
+    return cfg.num_params(mtp=True) * (2 if cfg.dtype is DType.bf16 else 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +113,13 @@ def read_plain(state: TrainState, folder: Path, scratch: Path) -> None:
     parallel.on_main(lambda: shutil.rmtree(scratch))
 
 
-def read_plain_weights(module: nn.Module, cfg: ModelConfig, folder: Path) -> None:
-    """Fill the network alone from such a checkpoint, in any layout. Every rank calls it."""
+def read_weights(module: nn.Module, cfg: ModelConfig, read: Callable[[nn.Module], None]) -> None:
+    """Fill the network, or this rank's part of it, by a function that fills a whole one. Every rank calls it."""
     if not storage.is_part(module):
-        storage.read_plain_weights(module, folder)
+        read(module)
         return
     whole = build_whole(cfg)
-    storage.read_plain_weights(whole, folder)
+    read(whole)
     fill(module, gather(whole))
 
 

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from modeling.tokenizer import Tokenizer
 from tests import gloo, stages
 from tests.training import tiny
 from training import checkpoint
@@ -47,9 +49,19 @@ def _weights(folder: Path) -> tuple[dict, dict]:
     return tiny.weights(state), state.data.reference
 
 
-@pytest.mark.parametrize("layout", [{"tensor": 2}, {"pipeline": 2}, {"expert": 2}], ids=lambda layout: "-".join(layout))
-def test_two_ranks_answer_and_learn_as_one(layout, base, alone, tmp_path):
-    gloo.run(stages.run_zero, str(base), str(tmp_path), None, ONE, layout)
+@pytest.mark.parametrize(
+    ("layout", "ranks", "start"),
+    [
+        ({"tensor": 2}, 2, "."),
+        ({"pipeline": 2}, 2, "model"),
+        ({"expert": 2}, 2, "model"),
+        ({"tensor": 2, "pipeline": 2}, 4, "."),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_ranks_with_parts_answer_and_learn_as_one(layout, ranks, start, base, alone, tmp_path):
+    """start: the base's checkpoint, which one rank wrote, or its Hugging Face folder."""
+    (out, *_) = gloo.run(stages.run_zero, str(base / start), str(tmp_path), None, ONE, layout, ranks=ranks)
     assert _answers(tmp_path) == _answers(alone)
     one, two = (stages.metrics(folder, *NAMES)[1] for folder in (alone, tmp_path))
     assert two[:5] == pytest.approx(one[:5], rel=1e-4) and two[5] < 1e-4  # sampler and trainer differ by rounding
@@ -57,4 +69,7 @@ def test_two_ranks_answer_and_learn_as_one(layout, base, alone, tmp_path):
     (policy, reference), (policy_alone, reference_alone) = _weights(tmp_path), _weights(alone)
     tiny.close(policy, policy_alone, 1e-4)
     tiny.close(reference, reference_alone, 0)
+    exported, exported_alone = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path, alone))
+    assert out == str(tmp_path / "model") and Tokenizer.load(out).num_tokens == 300
+    tiny.close(exported, exported_alone, 1e-4)
     assert any((policy[name] - reference[name]).abs().max() > 0 for name in reference if name in policy)
