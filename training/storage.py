@@ -27,6 +27,8 @@ from megatron.core import dist_checkpointing, parallel_state  # isort: skip  -- 
 from megatron.core.dist_checkpointing.core import CheckpointingException  # isort: skip
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker  # isort: skip
 
+_MASTERS = "fp32_from_fp16_params"
+"Megatron's key of the FP32 masters of BF16 weights."
 MODEL, OPTIMIZER, RANKS, SHARDS = "model.pt", "optimizer.pt", "ranks.pt", "shards"
 
 
@@ -116,10 +118,12 @@ def read_sharded(state: TrainState, folder: Path) -> None:
     """Fill model and optimiser, in whatever layout they were saved. Every rank calls it."""
     loaded = _load_shards(_sharded(state, is_loading=True), folder)
     _load_weights(state.module, loaded["model"])
-    several = len(chained(state.optimizer)) > 1
-    for part in loaded["optimizer"].values() if several else [loaded["optimizer"]]:
+    for part, optimizer in zip(_parts(loaded["optimizer"], state), chained(state.optimizer), strict=True):
         # A stage without experts has no state of theirs, and what is empty is not in the files.
         part.get("optimizer", part).setdefault("state", {})
+        if groups := getattr(optimizer, "fp32_from_float16_groups", []):
+            found = part.get(_MASTERS, {})
+            part[_MASTERS] = [[found[g][i] for i in range(len(group))] for g, group in enumerate(groups)]
     state.optimizer.load_state_dict(loaded["optimizer"])
 
 
@@ -164,7 +168,16 @@ def _load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _sharded(state: TrainState, is_loading: bool) -> dict[str, Any]:
     model = sharded_weights(state.module)
-    return {"model": model, "optimizer": state.optimizer.sharded_state_dict(model, is_loading, metadata=metadata())}
+    optimizer = state.optimizer.sharded_state_dict(model, is_loading, metadata=metadata())
+    for part in _parts(optimizer, state):
+        if _MASTERS in part:  # lists have to be as long on every stage, in Megatron's eyes
+            part[_MASTERS] = {g: dict(enumerate(group)) for g, group in enumerate(part[_MASTERS])}
+    return {"model": model, "optimizer": optimizer}
+
+
+def _parts(optimizer: dict[Any, Any], state: TrainState) -> list[dict[str, Any]]:
+    """The state of each optimizer of the chain, in order."""
+    return [optimizer[i] for i in sorted(optimizer)] if len(chained(state.optimizer)) > 1 else [optimizer]
 
 
 def metadata() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Two gloo ranks equal one: losses, gradients, weights, expert bias; and they agree when one of them diverges."""
+"""Two data-parallel gloo ranks equal one, and they agree when one of them diverges. Other layouts: test_layouts.py."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import torch
 from infra.errors import R1Error, TrainingDiverged
 from tests import gloo
 from tests.training import tiny
-from training import checkpoint, parallel
+from training import parallel
 from training.config import OptimizerName, ParallelConfig
 from training.losses import LossOutput, next_token_loss
 from training.schedules import Now
@@ -56,26 +56,6 @@ def test_two_data_parallel_ranks_equal_one(optimizer, layout, tolerance):
     assert all(torch.equal(two[0]["weights"][n], two[1]["weights"][n]) for n in two[0]["weights"])
     both = torch.stack([two[0]["logprobs"], two[1]["logprobs"]], 1).flatten(0, 1)  # rows were dealt in turn
     torch.testing.assert_close(both, one["logprobs"], rtol=1e-3, atol=10 * tolerance)
-
-
-def _expert_parallel(folder: str, optimizer: dict) -> dict:
-    """Save as initialised, then train."""
-    state = tiny.state(optimizer=optimizer, layout={"expert": 2}, model={"aux_loss_alpha": 0.1})
-    checkpoint.save(state, folder, config={})
-    return _train(state, 2)
-
-
-@pytest.mark.parametrize("optimizer", OptimizerName)
-def test_two_expert_parallel_ranks_equal_one(optimizer, tmp_path):
-    two = gloo.run(_expert_parallel, str(tmp_path), {"name": optimizer})
-    state = tiny.state(seed=1, optimizer={"name": optimizer}, model={"aux_loss_alpha": 0.1})
-    checkpoint.load_latest(state, tmp_path)
-    one = _train(state, 4)
-    tolerance = 1e-3 if optimizer is OptimizerName.muon else 2e-5
-    _assert_equal(one, two[0], tolerance)
-    for name in [n for n in one["weights"] if ".experts." in n]:  # half of them live on each rank
-        both = torch.cat([rank["weights"][name] for rank in two])
-        torch.testing.assert_close(both, one["weights"][name], rtol=tolerance, atol=10 * tolerance)
 
 
 def _poisoned_on_one(poisoned: int) -> tuple[str, bool]:
