@@ -24,13 +24,14 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
-from megatron.core.transformer import MLATransformerConfig  # noqa: E402
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
 
 from modeling.attention import CoreAttention, DirectQueryAttention, RMSNorm  # noqa: E402
 from modeling.experts import BatchedExperts  # noqa: E402
+from modeling.grouped import GroupedCore  # noqa: E402
 
 
 def build_model(
@@ -59,7 +60,7 @@ def build_model(
     if config.mtp_num_layers:
         mtp = get_gpt_mtp_block_spec(config, last, use_transformer_engine=te)
     for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
-        if cfg.q_lora_rank is None:
+        if cfg.q_lora_rank is None and not cfg.is_dense:
             layer.submodules.self_attention.module = DirectQueryAttention
         if not te:
             _use_own_modules(layer.submodules, cfg)
@@ -75,7 +76,10 @@ def build_model(
         pre_process=pre_process,
         post_process=post_process,
         position_embedding_type="rope",
-        share_embeddings_and_output_weights=False,
+        rotary_base=cfg.rope_theta,  # with latent attention these three are the config's
+        rope_scaling=cfg.is_dense and cfg.rope_factor != 1,
+        rope_scaling_factor=cfg.rope_factor,
+        share_embeddings_and_output_weights=cfg.tie_word_embeddings,
         mtp_block_spec=mtp,
     )
     for name, parameter in model.named_parameters():
@@ -93,7 +97,7 @@ def megatron_config(
     ep: int = 1,
     cp: int = 1,
     sequence_parallel: bool | None = None,
-) -> MLATransformerConfig:
+) -> TransformerConfig:
     """The Megatron config of cfg under these parallel sizes. sequence_parallel None: on with tensor parallelism.
 
     Raises ConfigError where the sizes do not divide the shape.
@@ -102,11 +106,46 @@ def megatron_config(
     te = _use_te(cfg)
     dtype = torch.bfloat16 if cfg.dtype is DType.bf16 else torch.float32
     init = init_method_normal(cfg.initializer_range)
-    return MLATransformerConfig(
+    kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te))
+    return kind(
+        **parts,
         num_layers=cfg.num_hidden_layers,
         hidden_size=cfg.hidden_size,
         ffn_hidden_size=cfg.intermediate_size,
         num_attention_heads=cfg.num_attention_heads,
+        # The block
+        normalization="RMSNorm",
+        layernorm_epsilon=cfg.rms_norm_eps,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        bias_activation_fusion=te or cpu.is_installed(),
+        bias_dropout_fusion=te,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        # Initialisation: every matrix alike (V3 section 4.2), drawn from Megatron's per-rank generators. The CPU
+        # variant of the latter would give the same experts to every rank.
+        init_method=init,
+        output_layer_init_method=init,
+        use_cpu_initialization=False,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=cfg.dtype is DType.bf16,
+        # Losses are weighted sums; nothing divides by the number of micro-batches.
+        calculate_per_token_loss=True,
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        pipeline_model_parallel_layout=_layout(cfg, pp),
+        context_parallel_size=cp,
+        expert_model_parallel_size=ep,
+        expert_tensor_parallel_size=1,
+        sequence_parallel=tp > 1 if sequence_parallel is None else sequence_parallel,
+    )
+
+
+def _latent(cfg: ModelConfig, te: bool) -> dict[str, Any]:
+    """What Megatron's config says of attention, experts and multi-token prediction in DeepSeek's family."""
+    return dict(
         # Attention (V3 section 2.1.1)
         multi_latent_attention=True,
         qk_layernorm=True,
@@ -145,33 +184,16 @@ def megatron_config(
         # Multi-token prediction (V3 section 2.2); its weight is set per step through mtp_grad_scale_func.
         mtp_num_layers=cfg.num_nextn_predict_layers or None,
         mtp_loss_scaling_factor=1.0,
-        # The block
-        normalization="RMSNorm",
-        layernorm_epsilon=cfg.rms_norm_eps,
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        bias_activation_fusion=te or cpu.is_installed(),
-        bias_dropout_fusion=te,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        # Initialisation: every matrix alike (V3 section 4.2), drawn from Megatron's per-rank generators. The CPU
-        # variant of the latter would give the same experts to every rank.
-        init_method=init,
-        output_layer_init_method=init,
-        use_cpu_initialization=False,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=cfg.dtype is DType.bf16,
-        # Losses are weighted sums; nothing divides by the number of micro-batches.
-        calculate_per_token_loss=True,
-        tensor_model_parallel_size=tp,
-        pipeline_model_parallel_size=pp,
-        pipeline_model_parallel_layout=_layout(cfg, pp),
-        context_parallel_size=cp,
-        expert_model_parallel_size=ep,
-        expert_tensor_parallel_size=1,
-        sequence_parallel=tp > 1 if sequence_parallel is None else sequence_parallel,
+    )
+
+
+def _grouped(cfg: ModelConfig) -> dict[str, Any]:
+    """What Megatron's config says of attention in the dense families."""
+    return dict(
+        num_query_groups=cfg.num_key_value_heads,
+        kv_channels=cfg.head_dim,
+        add_qkv_bias=cfg.has_qkv_bias,
+        qk_layernorm=cfg.has_qk_norm,
     )
 
 
@@ -203,6 +225,13 @@ def _fuse_rope(cfg: ModelConfig) -> bool:
     return cpu.is_installed() and cfg.dtype is DType.fp32
 
 
+class LatentNorm(RMSNorm):
+    """Of the compressed query and key-value, where DeepSeek's code adds 1e-6 whatever rms_norm_eps is (Moonlight)."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float | None = None, **kwargs: Any) -> None:
+        super().__init__(config, hidden_size, eps=1e-6, **kwargs)
+
+
 def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     """Put our norm, core attention and experts into the spec of one layer."""
     for name in ("input_layernorm", "pre_mlp_layernorm"):
@@ -212,9 +241,13 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
         shared = layer.mlp.keywords["submodules"].shared_experts
         layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared))
     attention = layer.self_attention.submodules
+    if cfg.is_dense:
+        attention.core_attention = GroupedCore
+        attention.q_layernorm = attention.k_layernorm = RMSNorm if cfg.has_qk_norm else IdentityOp
+        return
     attention.core_attention = CoreAttention
-    attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp
-    attention.kv_layernorm = RMSNorm
+    attention.q_layernorm = LatentNorm if cfg.q_lora_rank is not None else IdentityOp
+    attention.kv_layernorm = LatentNorm
 
 
 def _is_moe(mlp: Any) -> bool:
@@ -223,8 +256,11 @@ def _is_moe(mlp: Any) -> bool:
 
 def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> None:
     """Raise ConfigError where the parallel sizes do not fit the shape."""
+    if cfg.is_dense and ep > 1:
+        raise ConfigError("parallel.expert", ep, f"{cfg.family.name} has no experts", "set parallel.expert=1")
     for name, size, key in (
         ("tensor", tp, "num_attention_heads"),
+        ("tensor", tp, "num_key_value_heads"),
         ("tensor", tp, "vocab_size"),
         ("tensor", tp, "intermediate_size"),
         ("expert", ep, "n_routed_experts"),
