@@ -29,7 +29,7 @@ def config_from(folder: Path) -> ModelConfig:
     hf = hf_files.read_json(path)
     try:
         return ModelConfig.from_hf_dict(hf)
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+    except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 

@@ -128,13 +128,15 @@ def from_dict(hf: dict[str, Any]) -> ModelConfig:
     if missing:
         raise ConfigError("config.json", ", ".join(missing), "missing", "give a complete config.json")
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    _check_settings(hf, kind, rope)
     optional = [*_COMMON_OPTIONAL, *kind.optional.split()]
     fields = {name: hf[name] for name in (*required, *optional) if hf.get(name) is not None}
+    for name, value in (fields | (rope if isinstance(rope, dict) else {"rope_scaling": rope})).items():
+        if not isinstance(value, int | float) and name not in ("type", "rope_type"):
+            raise ConfigError(name, value, "is no number", "give the config.json that belongs to the weights")
+    _check_settings(hf, kind, rope)
     if kind.family is Family.deepseek:
         fields["q_lora_rank"] = hf.get("q_lora_rank")
         fields["num_nextn_predict_layers"] = hf.get("num_nextn_predict_layers") or 0
-        # ModelConfig's word for "none": a released config.json may say null.
         fields["scoring_func"] = ScoringFunc(kind.fixed["scoring_func"][0])
     fields["dtype"] = DType.bf16 if "bfloat16" in str(hf.get("torch_dtype", hf.get("dtype"))) else DType.fp32
     return ModelConfig(family=kind.family, **fields | _rope_fields(rope))

@@ -159,13 +159,13 @@ def write(
     *,
     max_shard_bytes: int = SHARD_BYTES,
     beside: Callable[[Path], None] | None = None,
-    done: Callable[[int], None] | None = None,
+    done: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a folder, whole or not at all; it replaces a model that was there with all its files.
 
     values(names) gives the tensors of one shard, in any order: one shard is in memory at a time. beside(folder) may
-    put more files in. done(bytes) is told of each shard. Raises CheckpointError where the folder cannot be written, or
-    holds something else; what was there before is untouched then.
+    put more files in. done(bytes, of so many) is told of each shard. Raises CheckpointError where the folder cannot be
+    written, or holds something else; what was there before is untouched then.
     """
     folder = Path(folder).absolute()
     if folder.exists() and not (folder / CONFIG).exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -198,7 +198,7 @@ def _write_shards(
     specs: dict[str, Spec],
     values: Callable[[list[str]], Iterable[tuple[str, Tensor]]],
     max_shard_bytes: int,
-    done: Callable[[int], None] | None,
+    done: Callable[[int, int], None] | None,
 ) -> None:
     """The weights, in one file or in shards with their index."""
     shards: list[list[str]] = [[]]
@@ -213,6 +213,7 @@ def _write_shards(
     if len(shards) == 1:
         files = [WEIGHTS]
     where: dict[str, str] = {}
+    total = sum(spec.nbytes for spec in specs.values())
     for file, names in zip(files, shards, strict=True):
         tensors: dict[str, Tensor] = {}
         for name, value in values(names):
@@ -224,9 +225,8 @@ def _write_shards(
         save_file(tensors, folder / file, metadata={"format": "pt"})
         where |= dict.fromkeys(tensors, file)
         if done is not None:
-            done(sum(specs[name].nbytes for name in names))
+            done(sum(specs[name].nbytes for name in names), total)
     if len(shards) > 1:
-        total = sum(spec.nbytes for spec in specs.values())
         _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 

@@ -22,7 +22,8 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def is_quantised(name: str) -> bool:
     """Whether a checkpoint in FP8 holds the Hugging Face tensor `name` in blocks: the layers' projections."""
-    return name.endswith("_proj.weight") and (".self_attn." in name or ".mlp." in name)
+    inside = ".self_attn." in name or ".mlp." in name
+    return inside and name.endswith(("_proj.weight", "_proj_with_mqa.weight"))
 
 
 def dequantise(weight: Tensor, scale: Tensor) -> Tensor:

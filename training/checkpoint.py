@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from infra.errors import CheckpointError
-from modeling.config import ModelConfig
+from modeling.config import ModelConfig, Modules
 from modeling.tokenizer import Tokenizer
 from training import parallel, storage
 from training.state import TrainState
@@ -152,14 +152,19 @@ _PLAIN_ONLY = (
 )
 
 
-def model_config(path: Path) -> ModelConfig:
-    """The shape of the model in a checkpoint or a Hugging Face folder, as resolve() gives it."""
+def model_config(path: Path, modules: Modules = Modules.auto) -> ModelConfig:
+    """The shape of the model in a checkpoint or a Hugging Face folder, as resolve() gives it.
+
+    modules: building blocks to take instead of those it was saved with, but for auto.
+    """
     meta = Path(path) / "meta.json"
-    if not meta.exists():
+    if meta.exists():
+        cfg = ModelConfig.from_names(json.loads(meta.read_text())["model"])
+    else:
         from modeling import hf
 
-        return hf.config_from(path)
-    return ModelConfig.from_names(json.loads(meta.read_text())["model"])
+        cfg = hf.config_from(path)
+    return cfg if modules is Modules.auto else dataclasses.replace(cfg, modules=modules)
 
 
 def resolve(path: Path) -> Path:

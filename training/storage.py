@@ -113,15 +113,19 @@ def write_sharded(state: TrainState, folder: Path) -> None:
 
 def read_sharded(state: TrainState, folder: Path) -> None:
     """Fill model and optimiser, in whatever layout they were saved. Every rank calls it."""
-    loaded = _load_shards(_sharded(state, is_loading=True), folder)
+    loaded = load_shards(_sharded(state, is_loading=True), folder)
     state.module.load_state_dict(loaded["model"])
     state.optimizer.load_state_dict(loaded["optimizer"])
 
 
 def read_sharded_weights(module: nn.Module, folder: Path) -> None:
     """Fill the network alone. Every rank calls it."""
-    loaded = _load_shards({"model": module.sharded_state_dict(metadata=_metadata())}, folder)
-    module.load_state_dict(loaded["model"])
+    module.load_state_dict(load_shards(sharded_weights(module), folder))
+
+
+def sharded_weights(module: nn.Module) -> dict[str, Any]:
+    """The network's tensors by name, each with its place in the shards of every layout."""
+    return module.sharded_state_dict(metadata=_metadata())
 
 
 @contextmanager
@@ -132,7 +136,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
+def load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The tensors wanted, from the shards of a checkpoint. Raises CheckpointError where they are not there."""
     try:
         with _quiet():
             return dist_checkpointing.load(wanted, str(folder / SHARDS))
@@ -142,7 +147,7 @@ def _load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _sharded(state: TrainState, is_loading: bool) -> dict[str, Any]:
     metadata = _metadata()
-    model = state.module.sharded_state_dict(metadata=metadata)
+    model = sharded_weights(state.module)
     return {"model": model, "optimizer": state.optimizer.sharded_state_dict(model, is_loading, metadata=metadata)}
 
 

@@ -1,11 +1,18 @@
 """Each family of released models, small: its own settings, with weights large enough to show in the logits."""
 
+import json
+from pathlib import Path
+
 import torch
+from tokenizers import Tokenizer as HFTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
+from modeling import hf
 from modeling.build import build_model  # before megatron: it installs the CPU layer
 from modeling.config import Family, ModelConfig, ScoringFunc
 from modeling.mtp import without_mtp
+from modeling.tokenizer import Tokenizer
 from tests.training.tiny import model_config
 from training import parallel
 from training.config import ParallelConfig
@@ -67,3 +74,44 @@ def logits(module: nn.Module, ids: Tensor) -> Tensor:
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     with torch.no_grad(), without_mtp(module):
         return module(ids, positions, None)
+
+
+CHAT = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEXTS = [
+    "User: Make 18 from 3, 5, 8. <think> 3+5=8 </think> <answer>3+5*8</answer>",
+    "The Assistant solves it in the mind.",
+]
+
+
+def qwen_tokenizer(folder: Path, *, chat: bool = True, **settings) -> Tokenizer:
+    """A small tokenizer in the files and with the special tokens of Qwen2.5, none of R1's tags among them."""
+    trained = HFTokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    trained.train_from_iterator(TEXTS, trainer)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save(str(folder / "tokenizer.json"))
+    settings = {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}, "bos_token": None} | settings
+    if chat:
+        settings["chat_template"] = CHAT
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    ends = [trained.token_to_id("<|im_end|>"), trained.token_to_id("<|endoftext|>")]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "do_sample": True}))
+    return Tokenizer.load(folder)
+
+
+def qwen_folder(folder: Path, *, chat: bool = True, seed: int = 0, **changes) -> ModelConfig:
+    """A random Qwen2.5 of a few thousand parameters, with its tokenizer, as transformers would save it."""
+    cfg = shape("qwen2_tied", vocab_size=384, initializer_range=0.05, **changes)
+    parallel.init(ParallelConfig(), seed)
+    hf.save_pretrained(build_model(cfg), cfg, folder)
+    qwen_tokenizer(folder, chat=chat)
+    return cfg

@@ -96,9 +96,10 @@ def test_every_shared_field_survives_the_way_through_hf():
 def test_every_field_of_a_dense_family_survives_the_way_through_hf(family):
     scaled = dict(rope_factor=32.0, rope_original_max_position_embeddings=8192) if family is Family.llama else {}
     cfg = ModelConfig(
-        family=family, vocab_size=640, hidden_size=96, num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=3,
-        head_dim=24, tie_word_embeddings=True, intermediate_size=200, max_position_embeddings=777, rope_theta=5e4,
-        rms_norm_eps=1e-5, initializer_range=0.03, dtype=DType.bf16, **scaled,
+        family=family, vocab_size=640, hidden_size=96, num_hidden_layers=5, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=24, tie_word_embeddings=True, intermediate_size=200,
+        max_position_embeddings=777, rope_theta=5e4, rms_norm_eps=1e-5, initializer_range=0.03, dtype=DType.bf16,
+        **scaled,
     )  # fmt: skip
     assert ModelConfig.from_hf_dict(cfg.to_hf_dict()) == cfg
 

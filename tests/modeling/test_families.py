@@ -1,4 +1,4 @@
-"""Every family against transformers with the same weights, in both directions, and decoding against the whole forward."""
+"""Every family against transformers with the same weights, both ways, and decoding against the whole forward."""
 
 import pytest
 import torch
