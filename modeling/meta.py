@@ -20,7 +20,7 @@ class _OnMeta(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if func in _DRAWS:
-            return args[0]
+            return args[0] if args else kwargs["tensor"]
         if func in _FACTORIES:
             kwargs = kwargs | {"device": "meta"}
         return func(*args, **kwargs)

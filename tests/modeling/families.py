@@ -99,7 +99,11 @@ def qwen_tokenizer(folder: Path, *, chat: bool = True, **settings) -> Tokenizer:
     trained.train_from_iterator(TEXTS, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     trained.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}, "bos_token": None} | settings
+    settings = {
+        "eos_token": "<|im_end|>",
+        "pad_token": {"__type": "AddedToken", "content": "<|endoftext|>"},
+        "bos_token": None,
+    } | settings
     if chat:
         settings["chat_template"] = CHAT
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -21,7 +21,7 @@ ALIKE = dict(
     v_head_dim=128, normalization="RMSNorm", rope_type="yarn", original_max_position_embeddings=4096, beta_fast=32,
     beta_slow=1, moe_router_pre_softmax=True, moe_router_dtype="fp32", moe_router_load_balancing_type="seq_aux_loss",
     moe_token_dispatcher_type="alltoall", gated_linear_unit=True, add_bias_linear=False, hidden_dropout=0.0,
-    attention_dropout=0.0, mla_rotary_interleaved=True, bf16=True, params_dtype=torch.bfloat16, mtp_num_layers=None,
+    attention_dropout=0.0, bf16=True, params_dtype=torch.bfloat16, mtp_num_layers=None,
 )  # fmt: skip
 SMALL = ALIKE | dict(
     num_layers=27, hidden_size=2048, num_attention_heads=16, q_lora_rank=None, num_moe_experts=64, moe_router_topk=6,
@@ -66,7 +66,7 @@ def test_megatrons_defaults_that_bite_are_not_relied_on():
 
 def test_recompute_names_are_megatrons():
     config = megatron_config(ModelConfig.preset("671b"))
-    names = ["mla_up_proj", "mlp", "moe", "moe_act", "layernorm", "shared_experts", "core_attn"]
+    names = ["mla_up_proj", "mlp", "moe", "layernorm", "shared_experts", "core_attn"]
     for name in names:
         dataclasses.replace(config, recompute_granularity="selective", recompute_modules=[name])
     with pytest.raises(AssertionError, match="mla_up_projection"):

@@ -62,8 +62,8 @@ def test_chat_is_rendered_as_transformers_does(where, tmp_path):
     [
         ("{{ raise_exception('roles have to alternate') }}", "roles have to alternate"),
         ("{% for %}", "chat template fails"),
-        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "unsafe|undefined"),
-        ("{{ ''.__class__ }}{{ messages.append(1) }}", "not safely callable"),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ ''.__class__ }}{{ messages.append(1) }}", "unsafe"),
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_refused(template, problem, tmp_path):
