@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from modeling.meta import on_meta
 from modeling.tokenizer import Tokenizer
 from training import checkpoint, parallel, storage
 from training.config import ParallelConfig
+from training.shards import Shards
 
 
 def export_checkpoint(
@@ -76,7 +76,8 @@ class _Sharded:
         cfg = dataclasses.replace(cfg, experts=Experts.sequential, modules=Modules.local)
         with on_meta():
             module = build_model(cfg)
-        self.folder, self.cfg, self.state = folder, cfg, storage.sharded_weights(module)
+        self.cfg, self.state = cfg, storage.sharded_weights(module)
+        self.shards = Shards(folder / storage.SHARDS)
         tensors = ((name, tensor) for name, tensor in module.state_dict().items() if torch.is_tensor(tensor))
         self.there = {s.name: (name, s) for name, tensor in tensors for s in hf_names.slots(name, tensor, cfg)}
 
@@ -84,9 +85,5 @@ class _Sharded:
         """The slots of these names with their values; without names all, on the meta device."""
         if names is None:
             return {name: slot for name, (_, slot) in self.there.items()}
-        wanted: dict[str, Any] = {}
-        for name in dict.fromkeys(self.there[name][0] for name in names):
-            there = self.state[name]
-            wanted[name] = dataclasses.replace(there, data=torch.empty_like(there.data, device="cpu"))
-        loaded = storage.load_shards(wanted, self.folder)
-        return {s.name: s for name, tensor in loaded.items() for s in hf_names.slots(name, tensor, self.cfg)}
+        found = self.shards.read({owner: self.state[owner] for owner in (self.there[name][0] for name in names)})
+        return {s.name: s for name, tensor in found.items() for s in hf_names.slots(name, tensor, self.cfg)}

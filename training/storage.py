@@ -113,14 +113,14 @@ def write_sharded(state: TrainState, folder: Path) -> None:
 
 def read_sharded(state: TrainState, folder: Path) -> None:
     """Fill model and optimiser, in whatever layout they were saved. Every rank calls it."""
-    loaded = load_shards(_sharded(state, is_loading=True), folder)
+    loaded = _load_shards(_sharded(state, is_loading=True), folder)
     state.module.load_state_dict(loaded["model"])
     state.optimizer.load_state_dict(loaded["optimizer"])
 
 
 def read_sharded_weights(module: nn.Module, folder: Path) -> None:
     """Fill the network alone. Every rank calls it."""
-    module.load_state_dict(load_shards(sharded_weights(module), folder))
+    module.load_state_dict(_load_shards(sharded_weights(module), folder))
 
 
 def sharded_weights(module: nn.Module) -> dict[str, Any]:
@@ -136,8 +136,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The tensors wanted, from the shards of a checkpoint. Raises CheckpointError where they are not there."""
+def _load_shards(wanted: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         with _quiet():
             return dist_checkpointing.load(wanted, str(folder / SHARDS))

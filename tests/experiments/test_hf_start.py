@@ -33,6 +33,9 @@ def qwen(tmp_path_factory) -> Path:
 
 
 def _zero(given: list[str]) -> None:
+    from rl.rewards import base
+
+    base.format_ok = lambda text: text.count("e") > 1  # a random model never meets the real rule
     stages.zero(compose("zero", given))
 
 
@@ -67,7 +70,7 @@ def test_mini_r1_trains_a_qwen_and_keeps_what_is_its_own(qwen, run):
     old, new = ({n: t for t, n in _tensors(folder)} for folder in (qwen, run / "model"))
     assert old.keys() == new.keys() and any(not torch.equal(old[n], new[n]) for n in old)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    trained = [row for row in rows if "train/grad_norm" in row]
+    trained = [row["metrics"] for row in rows if "train/grad_norm" in row["metrics"]]
     assert len(trained) == 2 and all(row["train/grad_norm"] > 0 for row in trained)
     # Sampler and trainer are two programs over the same weights, the dense families' included.
     assert all(row["rl/sampler_trainer_diff"] < 1e-4 for row in trained)
@@ -98,7 +101,7 @@ def test_pretraining_goes_on_from_such_a_model_with_its_tokenizer(qwen, tmp_path
     assert hf.config_from(tmp_path / "run" / "model") == hf.config_from(qwen)
     assert Tokenizer.load(tmp_path / "run" / "model").stop_ids == Tokenizer.load(qwen).stop_ids
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["eval/loss"] for row in rows if "eval/loss" in row]
+    losses = [row["metrics"]["eval/loss"] for row in rows if "eval/loss" in row["metrics"]]
     assert losses[-1] < losses[0]
 
 
