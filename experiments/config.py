@@ -184,6 +184,9 @@ def _check_layout(cfg: Config) -> None:
         raise ConfigError(
             "parallel.expert", layout.expert, f"does not divide {model.n_routed_experts} experts", "set a divisor"
         )
+    if model.num_key_value_heads % layout.tensor:
+        problem = f"does not divide {model.num_key_value_heads} heads of key and value"
+        raise ConfigError("parallel.tensor", layout.tensor, problem, "set a divisor")
     if model.num_attention_heads % layout.tensor:
         raise ConfigError(
             "parallel.tensor", layout.tensor, f"does not divide {model.num_attention_heads} heads", "set a divisor"

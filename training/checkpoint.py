@@ -258,7 +258,8 @@ def _check_fits(path: Path, meta: dict[str, Any], state: TrainState) -> None:
 
 
 def _check_shape(path: Path, meta: dict[str, Any], cfg: ModelConfig, free: tuple[str, ...] = _FREE_FIELDS) -> None:
-    saved, own = meta["model"], json.loads(json.dumps(_plain(cfg)))
+    # A field that came later has its default in an older checkpoint.
+    saved, own = (json.loads(json.dumps(_plain(c))) for c in (ModelConfig.from_names(meta["model"]), cfg))
     differ = [
         f"{key}={saved.get(key)} (here {own.get(key)})"
         for key in sorted(saved.keys() | own.keys())
