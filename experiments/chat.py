@@ -23,14 +23,17 @@ def run(cfg: Config) -> None:
     """
     from experiments.stages import load_model
     from modeling.generate import Generator
+    from modeling.stop import StopText
+    from rl.tasks.base import prompter
 
     path = model_folder(cfg)
     model, model_cfg, tokenizer = load_model(cfg, path)
     generator = Generator(model, model_cfg)
-    stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
+    stop_ids, stop_text = tokenizer.stop_ids, StopText.of(tokenizer, model_cfg, generator.device)
+    template = prompter(cfg.task.template, tokenizer)
     asked = [cfg.generate.prompt] if cfg.generate.prompt else _questions(path)
     for number, question in enumerate(asked):
-        prompt = tokenizer.encode(cfg.task.template.prompt(question))
+        prompt = tokenizer.encode(template.prompt(question))
         room = model_cfg.max_position_embeddings - cfg.sampling.max_response_tokens
         if len(prompt) > room:
             error = ConfigError(
@@ -43,7 +46,8 @@ def run(cfg: Config) -> None:
                 raise error
             print(error, file=sys.stderr)
             continue
-        stream = generator.stream(prompt, cfg.sampling, seed=cfg.run.seed + number, stop_ids=stop_ids)
+        stops = dict(stop_ids=stop_ids, stop_text=stop_text)
+        stream = generator.stream(prompt, cfg.sampling, seed=cfg.run.seed + number, **stops)
         answer(stream, tokenizer, stop_ids, cfg.sampling.max_response_tokens, sys.stdout)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments import overrides, stored
+from experiments.convert import ConvertConfig
 from infra.errors import ConfigError
-from modeling.config import ModelConfig
+from modeling.config import ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import OldLogprobs, RLConfig
@@ -29,15 +30,18 @@ GROUPS = ("model", "scale", "stage", "task", "experiment")
 STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
+    "pretrain": "pretrain.checkpoint",
     "zero": "rl.checkpoint",
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
 }
 "The setting that names the folder whose network a command starts from."
+SHORT = {"import": "convert", "export": "convert"}
+"The section whose keys a command takes without their section."
 CONF = Path(__file__).resolve().parent / "conf"
-QUESTION_BYTES = 64
-"Room for a question inside its template; a byte is a token at worst."
+QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
+"Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
 
 
 @dataclass(kw_only=True, slots=True)
@@ -122,6 +126,8 @@ class Config:
     "The journey of `r1 reproduce`."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
+    "Models from elsewhere and for elsewhere."
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -142,7 +148,8 @@ class Config:
 def _check_lengths(cfg: Config) -> None:
     """A response has to fit the model's context, together with the longest prompt."""
     context, response = (cfg.model.max_position_embeddings, cfg.sampling.max_response_tokens)
-    prompt = len(cfg.task.template.prompt("x" * QUESTION_BYTES).encode())
+    question = "x" * (IN_WORDS_BYTES if cfg.task.template.in_words else QUESTION_BYTES)
+    prompt = len(cfg.task.template.prompt(question).encode())
     if response + prompt <= context:
         return
     why = f"a prompt of up to {prompt} tokens and the response are longer than model.max_position_embeddings={context}"
@@ -172,10 +179,15 @@ def _check_questions(cfg: Config) -> None:
 def _check_layout(cfg: Config) -> None:
     """The network has to divide by the layout, whatever the number of processes."""
     layout, model = cfg.parallel, cfg.model
+    if model.is_dense and layout.expert > 1:
+        raise ConfigError("parallel.expert", layout.expert, "the model has no experts", "set parallel.expert=1")
     if model.n_routed_experts % layout.expert:
         raise ConfigError(
             "parallel.expert", layout.expert, f"does not divide {model.n_routed_experts} experts", "set a divisor"
         )
+    if model.num_key_value_heads % layout.tensor:
+        problem = f"does not divide {model.num_key_value_heads} heads of key and value"
+        raise ConfigError("parallel.tensor", layout.tensor, problem, "set a divisor")
     if model.num_attention_heads % layout.tensor:
         raise ConfigError(
             "parallel.tensor", layout.tensor, f"does not divide {model.num_attention_heads} heads", "set a divisor"
@@ -201,13 +213,16 @@ def _check_layout(cfg: Config) -> None:
 def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> Config:
     """The settings of a command under `key=value` overrides, judged.
 
-    The network's shape is that of the folder that the command starts from, where it starts from one. ready: whether
-    what the command cannot do without has to be given. Raises ConfigError for an unknown key, group option or type,
-    and for values that cannot work.
+    The network's shape is that of the folder that the command starts from, where it starts from one; model=hf:x starts
+    from a Hugging Face folder or a model's name on the Hub. ready: whether what the command cannot do without has to be
+    given. Raises ConfigError for an unknown key, group option or type, and for values that cannot work.
     """
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 
+    given = stored.with_folder(
+        command, FOLDERS.get(command, ""), overrides.lengthened(given, SHORT.get(command), Config)
+    )
     with _hydra() as options_of:
         composed, texts = overrides.prepare(given, Config, GROUPS, options_of)
         if not any(item.startswith("stage=") for item in composed):
@@ -217,13 +232,18 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     shape = stored.model_of(key, texts[key]) if texts.get(key) else None
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
-        stored.check_shape(key, texts[key], shape, OmegaConf.to_object(cfg.model), given_keys)
+        asked = OmegaConf.to_object(cfg.model)
+        stored.check_shape(key, texts[key], shape, asked, given_keys)
+        if asked.modules is not Modules.auto:  # how it is computed, and not what
+            shape = dataclasses.replace(shape, modules=asked.modules)
         cfg.model = OmegaConf.structured(shape)
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
     if ready and command in ("zero", "evaluate") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    if ready:
+        judged.convert.check(command)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 
@@ -257,7 +277,8 @@ def to_dict(value: Any) -> Any:
     return [to_dict(v) for v in value] if isinstance(value, list) else value
 
 
-_DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.", "rl.checkpoint", "reproduce.base")
+_DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
+_DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
 _DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
 
 

@@ -39,6 +39,14 @@ def prepare(
     return composed, texts
 
 
+def lengthened(given: Sequence[str], section: str | None, root: type) -> list[str]:
+    """The settings with the section put before its keys where they come without: out=x is convert.out=x."""
+    if section is None:
+        return list(given)
+    names = {f.name for f in dataclasses.fields(typing.get_type_hints(root)[section])}
+    return [f"{section}.{item}" if item.partition("=")[0] in names else item for item in given]
+
+
 def replace_text(cfg: Any, key: str, value: str) -> Any:
     """The dataclass with the setting of that full key replaced; every dataclass on the way judges itself anew."""
     head, _, rest = key.partition(".")

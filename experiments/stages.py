@@ -86,6 +86,7 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
                 seed=cfg.run.seed,
                 tracker=tracker,
                 config=config,
+                modules=cfg.model.modules,
             )
         if parallel.is_main() and not (folder / "figures" / "reflection.png").exists():  # the one drawn last
             for figure in draw(folder, folder / "figures", task=cfg.task.label, base=base_scores):
@@ -127,7 +128,7 @@ def evaluate_model(cfg: Config, path: Path, answers: Path | None = None) -> dict
     model, model_cfg, tokenizer = load_model(cfg, path)
     engine = LocalEngine(model, model_cfg, tokenizer, cfg.sampling, seed=0, max_rows=cfg.rl.rollout_rows)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
-    result = evaluate_groups(engine, build_task(cfg.task), cfg.reward, **ask)
+    result = evaluate_groups(engine, build_task(cfg.task, tokenizer), cfg.reward, **ask)
     if answers is not None:
         parallel.on_main(lambda: write_answers(answers, result, 0, tokenizer))
     return as_summary(result)
@@ -140,7 +141,7 @@ def load_model(cfg: Config, path: Path) -> tuple[nn.Module, ModelConfig, Tokeniz
     """
     parallel.init(cfg.parallel, cfg.run.seed)
     found = checkpoint.resolve(path)
-    model_cfg, tokenizer = checkpoint.model_config(found), Tokenizer.load(found)
+    model_cfg, tokenizer = checkpoint.model_config(found, cfg.model.modules), Tokenizer.load(found)
     model = build_whole(model_cfg)
     checkpoint.load_weights(model, model_cfg, found)
     return model.eval(), model_cfg, tokenizer

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.errors import ConfigError
@@ -30,10 +31,30 @@ def model_of(key: str, folder: str) -> ModelConfig | None:
     return None
 
 
+def with_folder(command: str, key: str, given: Sequence[str]) -> list[str]:
+    """The settings with `model=hf:<folder or name>` made the setting `key`, from which the command starts.
+
+    Raises ConfigError for a command that starts from nothing, and for a model that is not there.
+    """
+    chosen = [item for item in given if item.startswith("model=hf:")]
+    if not chosen:
+        return list(given)
+    name = chosen[-1].removeprefix("model=hf:")
+    if not key:
+        raise ConfigError("model", f"hf:{name}", f"r1 {command} starts from no model", "leave it out")
+    others = [item for item in given if item not in chosen]
+    doubled = next((item for item in others if item.startswith(f"{key}=") and item != f"{key}="), None)
+    if doubled is not None:
+        raise ConfigError("model", f"hf:{name}", f"{doubled} is another start", "leave one of them out")
+    from modeling import hub
+
+    return [*others, f"{key}={hub.resolve('model', name)}"]
+
+
 def check_shape(key: str, folder: str, there: ModelConfig, asked: ModelConfig, given: set[str]) -> None:
     """Raise ConfigError where the user gave (keys in `given`) another shape than that of the folder."""
     for f in dataclasses.fields(ModelConfig):
         stored, wanted = getattr(there, f.name), getattr(asked, f.name)
-        if stored != wanted and given & {"model", f"model.{f.name}"}:
+        if f.name != "modules" and stored != wanted and given & {"model", f"model.{f.name}"}:
             value, problem = getattr(wanted, "name", wanted), f"{key}={folder} has {getattr(stored, 'name', stored)}"
             raise ConfigError(f"model.{f.name}", value, problem, "leave it out")

@@ -72,6 +72,16 @@ COMMANDS = {
         function="experiments.chat:run",
         sections=("generate", "sampling", "task", "run"),
     ),
+    "import": Command(
+        about="Rewrite a Hugging Face model as a folder that every command starts from, each tensor checked.",
+        function="experiments.convert:import_model",
+        sections=("convert",),
+    ),
+    "export": Command(
+        about="Write a run or a checkpoint, of whatever layout, as a Hugging Face folder.",
+        function="experiments.convert:export_model",
+        sections=("convert",),
+    ),
     "doctor": Command(about="What this machine can run, and why not.", function="infra.cli:doctor", sections=()),
     "reproduce": Command(
         about="The whole journey: base, R1-Zero, table, figures, answers.",
@@ -244,7 +254,7 @@ def _help(name: str, command: Command, given: list[str]) -> str:
     title = f"r1 {name}{' key=value ...' if command.sections else ''}: {command.about}"
     if not command.sections:
         return title
-    from experiments.config import Config, compose, group_options
+    from experiments.config import SHORT, Config, compose, group_options
     from infra import help as pages
 
     cfg = compose(name, given, ready=False)
@@ -255,7 +265,7 @@ def _help(name: str, command: Command, given: list[str]) -> str:
         if options and (group in command.sections or (group == "stage" and command.trains))
     ]
     sections = [(said[key], key, getattr(cfg, key)) for key in command.sections if key != "scale"]
-    return pages.page(title, groups, sections)
+    return pages.page(title, groups, sections, bare=SHORT.get(name))
 
 
 def doctor() -> int:

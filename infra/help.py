@@ -56,13 +56,19 @@ def typed(value: Any) -> str:
     return str(value)
 
 
-def page(title: str, groups: list[tuple[str, str, str]], sections: list[tuple[str, str, Any]]) -> str:
-    """The whole page. groups: (name, its options, sentence); sections: (sentence, key, dataclass object)."""
+def page(
+    title: str, groups: list[tuple[str, str, str]], sections: list[tuple[str, str, Any]], bare: str | None = None
+) -> str:
+    """The whole page. groups: (name, its options, sentence); sections: (sentence, key, dataclass object).
+
+    bare: the section whose settings are typed without its name.
+    """
     width = max(60, min(120, shutil.get_terminal_size().columns))
     blocks = [title]
     if groups:
         blocks.append(f"Many settings at once.\n{_rows(groups, width)}")
-    blocks += [f"{sentence}\n{_rows(settings(value, f'{key}.'), width)}" for sentence, key, value in sections]
+    for sentence, key, value in sections:
+        blocks.append(f"{sentence}\n{_rows(settings(value, '' if key == bare else f'{key}.'), width)}")
     return "\n\n".join(blocks)
 
 

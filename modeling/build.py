@@ -25,7 +25,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
-from megatron.core.transformer import MLATransformerConfig  # noqa: E402
+from megatron.core.transformer import MLATransformerConfig, TransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
 from megatron.core.utils import init_method_normal  # noqa: E402
@@ -38,6 +38,7 @@ from modeling.attention import (  # noqa: E402
     RMSNorm,
 )
 from modeling.experts import BatchedExperts  # noqa: E402
+from modeling.grouped import GroupedCore  # noqa: E402
 from modeling.mtp import MTPLayer  # noqa: E402
 from modeling.router import Router  # noqa: E402
 
@@ -72,8 +73,9 @@ def build_model(
     if config.mtp_num_layers:
         mtp = get_gpt_mtp_block_spec(config, last, use_transformer_engine=te, vp_stage=stage)
     for layer in {id(spec): spec for spec in [*block.layer_specs, last]}.values():
-        compressed = cfg.q_lora_rank is not None
-        layer.submodules.self_attention.module = LatentAttention if compressed else DirectQueryAttention
+        if not cfg.is_dense:
+            compressed = cfg.q_lora_rank is not None
+            layer.submodules.self_attention.module = LatentAttention if compressed else DirectQueryAttention
         _change_moe(layer.submodules, router=Router)
         if not te:
             _use_own_modules(layer.submodules, cfg)
@@ -91,7 +93,10 @@ def build_model(
         pre_process=pre_process,
         post_process=post_process,
         position_embedding_type="rope",
-        share_embeddings_and_output_weights=False,
+        rotary_base=cfg.rope_theta,  # with latent attention these three are the config's
+        rope_scaling=cfg.is_dense and cfg.rope_factor != 1,
+        rope_scaling_factor=cfg.rope_factor,
+        share_embeddings_and_output_weights=cfg.tie_word_embeddings,
         mtp_block_spec=mtp,
         vp_stage=stage,
     )
@@ -112,7 +117,7 @@ def megatron_config(
     sequence_parallel: bool | None = None,
     vp: int = 1,
     layout: str = "",
-) -> MLATransformerConfig:
+) -> TransformerConfig:
     """The Megatron config of cfg under these parallel sizes. sequence_parallel None: on with tensor parallelism.
 
     Raises ConfigError where the sizes do not divide the shape.
@@ -121,11 +126,50 @@ def megatron_config(
     te = _use_te(cfg)
     dtype = torch.bfloat16 if cfg.dtype is DType.bf16 else torch.float32
     init = init_method_normal(cfg.initializer_range)
-    return MLATransformerConfig(
+    kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te))
+    return kind(
+        **parts,
         num_layers=cfg.num_hidden_layers,
         hidden_size=cfg.hidden_size,
         ffn_hidden_size=cfg.intermediate_size,
         num_attention_heads=cfg.num_attention_heads,
+        # The block
+        normalization="RMSNorm",
+        layernorm_epsilon=cfg.rms_norm_eps,
+        add_bias_linear=False,
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        bias_activation_fusion=te or cpu.is_installed(),
+        bias_dropout_fusion=te,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        # Initialisation: every matrix alike (V3 section 4.2), drawn from Megatron's per-rank generators. The CPU
+        # variant of the latter would give the same experts to every rank.
+        init_method=init,
+        output_layer_init_method=init,
+        use_cpu_initialization=False,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=cfg.dtype is DType.bf16,
+        # Losses are weighted sums; nothing divides by the number of micro-batches.
+        calculate_per_token_loss=True,
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        pipeline_model_parallel_layout=layout or _layout(cfg, pp * vp),
+        virtual_pipeline_model_parallel_size=vp if vp > 1 else None,
+        # Two ranks are each other's previous and next: what goes both ways must not be one batch of messages.
+        overlap_p2p_comm=vp > 1,
+        batch_p2p_comm=vp == 1,
+        context_parallel_size=cp,
+        expert_model_parallel_size=ep,
+        expert_tensor_parallel_size=1,
+        sequence_parallel=tp > 1 if sequence_parallel is None else sequence_parallel,
+    )
+
+
+def _latent(cfg: ModelConfig, te: bool) -> dict[str, Any]:
+    """What Megatron's config says of attention, experts and multi-token prediction in DeepSeek's family."""
+    return dict(
         # Attention (V3 section 2.1.1)
         multi_latent_attention=True,
         qk_layernorm=True,
@@ -164,37 +208,16 @@ def megatron_config(
         # Multi-token prediction (V3 section 2.2); its weight is set per step through mtp_grad_scale_func.
         mtp_num_layers=cfg.num_nextn_predict_layers or None,
         mtp_loss_scaling_factor=1.0,
-        # The block
-        normalization="RMSNorm",
-        layernorm_epsilon=cfg.rms_norm_eps,
-        add_bias_linear=False,
-        gated_linear_unit=True,
-        activation_func=F.silu,
-        bias_activation_fusion=te or cpu.is_installed(),
-        bias_dropout_fusion=te,
-        hidden_dropout=0.0,
-        attention_dropout=0.0,
-        # Initialisation: every matrix alike (V3 section 4.2), drawn from Megatron's per-rank generators. The CPU
-        # variant of the latter would give the same experts to every rank.
-        init_method=init,
-        output_layer_init_method=init,
-        use_cpu_initialization=False,
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=cfg.dtype is DType.bf16,
-        # Losses are weighted sums; nothing divides by the number of micro-batches.
-        calculate_per_token_loss=True,
-        tensor_model_parallel_size=tp,
-        pipeline_model_parallel_size=pp,
-        pipeline_model_parallel_layout=layout or _layout(cfg, pp * vp),
-        virtual_pipeline_model_parallel_size=vp if vp > 1 else None,
-        # Two ranks are each other's previous and next: what goes both ways must not be one batch of messages.
-        overlap_p2p_comm=vp > 1,
-        batch_p2p_comm=vp == 1,
-        context_parallel_size=cp,
-        expert_model_parallel_size=ep,
-        expert_tensor_parallel_size=1,
-        sequence_parallel=tp > 1 if sequence_parallel is None else sequence_parallel,
+    )
+
+
+def _grouped(cfg: ModelConfig) -> dict[str, Any]:
+    """What Megatron's config says of attention in the dense families."""
+    return dict(
+        num_query_groups=cfg.num_key_value_heads,
+        kv_channels=cfg.head_dim,
+        add_qkv_bias=cfg.has_qkv_bias,
+        qk_layernorm=cfg.has_qk_norm,
     )
 
 
@@ -226,6 +249,13 @@ def _fuse_rope(cfg: ModelConfig) -> bool:
     return cpu.is_installed() and cfg.dtype is DType.fp32
 
 
+class LatentNorm(RMSNorm):
+    """Of the compressed query and key-value, where DeepSeek's code adds 1e-6 whatever rms_norm_eps is (Moonlight)."""
+
+    def __init__(self, config: Any, hidden_size: int, eps: float | None = None, **kwargs: Any) -> None:
+        super().__init__(config, hidden_size, eps=1e-6, **kwargs)
+
+
 def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     """Put our norm, core attention and experts into the spec of one layer."""
     for name in ("input_layernorm", "pre_mlp_layernorm"):
@@ -234,9 +264,13 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
     if cfg.experts is not Experts.sequential:
         _change_moe(layer, experts=BatchedExperts)
     attention = layer.self_attention.submodules
+    if cfg.is_dense:
+        attention.core_attention = GroupedCore
+        attention.q_layernorm = attention.k_layernorm = RMSNorm if cfg.has_qk_norm else IdentityOp
+        return
     attention.core_attention = CoreAttention
-    attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp
-    attention.kv_layernorm = RMSNorm
+    attention.q_layernorm = LatentNorm if cfg.q_lora_rank is not None else IdentityOp
+    attention.kv_layernorm = LatentNorm
 
 
 def _change_moe(layer: Any, **submodules: Any) -> None:
@@ -251,11 +285,16 @@ def _change_moe(layer: Any, **submodules: Any) -> None:
 def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> None:
     """Raise ConfigError where the parallel sizes do not fit the shape."""
     te = _use_te(cfg)
+    if cfg.is_dense and ep > 1:
+        raise ConfigError("parallel.expert", ep, f"{cfg.family.name} has no experts", "set parallel.expert=1")
     split = {key: getattr(cfg, key) for key in ("num_attention_heads", "vocab_size", "intermediate_size")}
-    split["n_shared_experts*moe_intermediate_size"] = cfg.n_shared_experts * cfg.moe_intermediate_size
+    if cfg.is_dense:
+        split["num_key_value_heads"] = cfg.num_key_value_heads
+    else:
+        split["n_shared_experts*moe_intermediate_size"] = cfg.n_shared_experts * cfg.moe_intermediate_size
     if not te:  # Transformer Engine's down projections are whole on each rank
         split["q_lora_rank"] = cfg.q_lora_rank or 0
-        split["kv_lora_rank+qk_rope_head_dim"] = cfg.kv_lora_rank + cfg.qk_rope_head_dim
+        split["kv_lora_rank+qk_rope_head_dim"] = 0 if cfg.is_dense else cfg.kv_lora_rank + cfg.qk_rope_head_dim
     for key, whole in split.items():
         _check_divides("tensor", tp, key, whole)
     _check_divides("expert", ep, "n_routed_experts", cfg.n_routed_experts)

@@ -1,5 +1,8 @@
-"""ModelConfig: the shape of a DeepSeek-V3 style network, under Hugging Face's field names, and what follows from it
-without building anything: parameters, activated parameters, FLOPs, cache size.
+"""ModelConfig: the shape of a network, under Hugging Face's field names, and what follows from it without building
+anything: parameters, activated parameters, FLOPs, cache size.
+
+DeepSeek's family has latent attention and experts. The dense families (Llama 3, Qwen2.5, Qwen3) share its other fields,
+have grouped-query attention, and 0 in what only DeepSeek has.
 """
 
 import dataclasses
@@ -9,6 +12,15 @@ from enum import Enum
 from typing import Any
 
 from infra.errors import ConfigError
+
+
+class Family(Enum):
+    """Whose network it is; all but deepseek are dense, with grouped-query attention."""
+
+    deepseek = "deepseek"
+    llama = "llama"
+    qwen2 = "qwen2"
+    qwen3 = "qwen3"
 
 
 class ScoringFunc(Enum):
@@ -46,6 +58,8 @@ class DType(Enum):
 class ModelConfig:
     """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""
 
+    family: Family = Family.deepseek
+    """deepseek, or a dense family: llama, qwen2 (bias on query, key, value), qwen3 (norm of query and key)."""
     vocab_size: int = 576
     """Rows of the embedding and of the head; at least the tokenizer's size."""
     hidden_size: int = 128
@@ -53,7 +67,13 @@ class ModelConfig:
     num_hidden_layers: int = 3
     """Decoder layers, the MTP modules not counted."""
     num_attention_heads: int = 4
-    """Heads of the multi-head latent attention."""
+    """Query heads."""
+    num_key_value_heads: int = 0
+    """Dense families: heads of key and value, each shared by as many query heads; 0 is one for each."""
+    head_dim: int = 0
+    """Dense families: dimensions per head; 0 is hidden_size / num_attention_heads."""
+    tie_word_embeddings: bool = False
+    """Dense families: whether the head is the embedding."""
     q_lora_rank: int | None = 128
     """Rank of the compressed query; null projects the query directly (V2-Lite, Moonlight)."""
     kv_lora_rank: int = 64
@@ -93,9 +113,9 @@ class ModelConfig:
     rope_theta: float = 10000.0
     """Base of the rotary embedding."""
     rope_factor: float = 1.0
-    """YaRN's scaling factor; 1 is the plain rotary embedding."""
+    """Scaling factor of the rotary embedding, YaRN's or Llama 3's; 1 is the plain one."""
     rope_original_max_position_embeddings: int = 4096
-    """Context length that was trained before YaRN extended it."""
+    """Context length that was trained before scaling extended it."""
     rope_beta_fast: float = 32.0
     """YaRN: rotations above which a dimension is not interpolated."""
     rope_beta_slow: float = 1.0
@@ -116,6 +136,8 @@ class ModelConfig:
     """Building blocks; auto takes Transformer Engine where CUDA and the package are there."""
 
     def __post_init__(self) -> None:
+        if self.is_dense:
+            _only_dense(self)
         _check(self)
 
     @classmethod
@@ -138,6 +160,21 @@ class ModelConfig:
         return dataclasses.replace(self, vocab_size=math.ceil(num_tokens / 64) * 64)
 
     @property
+    def is_dense(self) -> bool:
+        """Whether it has grouped-query attention and no experts."""
+        return self.family is not Family.deepseek
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Whether query, key and value have a bias."""
+        return self.family is Family.qwen2
+
+    @property
+    def has_qk_norm(self) -> bool:
+        """Whether each head's query and key are normed."""
+        return self.family is Family.qwen3
+
+    @property
     def num_moe_layers(self) -> int:
         """Decoder layers with experts."""
         return self.num_hidden_layers - self.first_k_dense_replace
@@ -155,7 +192,7 @@ class ModelConfig:
         layers = self.num_hidden_layers * (self._attention_params() + 2 * self.hidden_size)
         layers += self.first_k_dense_replace * self._dense_params()
         layers += self.num_moe_layers * self._moe_params(self.n_routed_experts)
-        total = layers + 2 * self.vocab_size * self.hidden_size + self.hidden_size
+        total = layers + (2 - self.tie_word_embeddings) * self.vocab_size * self.hidden_size + self.hidden_size
         return total + (self._mtp_params(self.n_routed_experts) if mtp else 0)
 
     def active_params(self, mtp: bool = False) -> int:
@@ -172,76 +209,36 @@ class ModelConfig:
         depth = self.num_nextn_predict_layers if mtp else 0
         heads = self.qk_nope_head_dim + self.qk_rope_head_dim + self.v_head_dim
         attention = (self.num_hidden_layers + depth) * self.num_attention_heads * seq_len * heads
-        # The embedding is a look-up; each MTP depth runs the head once more.
-        matmul = self.active_params(mtp) + (depth - 1) * self.vocab_size * self.hidden_size
+        # The embedding is a look-up, unless it is also the head; each MTP depth runs the head once more.
+        matmul = self.active_params(mtp) + (depth - 1 + self.tie_word_embeddings) * self.vocab_size * self.hidden_size
         return 3.0 * (2.0 * matmul + attention)
 
     def kv_elements_per_token(self) -> int:
-        """Numbers cached per token when decoding with the latent cache (35,136 for 671b)."""
+        """Numbers cached per token when decoding: the latents (35,136 for 671b), or each head's key and value."""
+        if self.is_dense:
+            return self.num_hidden_layers * 2 * self.num_key_value_heads * self.head_dim
         return self.num_hidden_layers * (self.kv_lora_rank + self.qk_rope_head_dim)
 
     def to_hf_dict(self) -> dict[str, Any]:
-        """config.json of Hugging Face's DeepseekV3 (sigmoid) or DeepseekV2 (softmax) model."""
-        v3 = self.scoring_func is ScoringFunc.sigmoid
-        hf: dict[str, Any] = {name: getattr(self, name) for name in _SHARED_NAMES}
-        hf |= {
-            "architectures": ["DeepseekV3ForCausalLM" if v3 else "DeepseekV2ForCausalLM"],
-            "model_type": "deepseek_v3" if v3 else "deepseek_v2",
-            "num_key_value_heads": self.num_attention_heads,
-            "scoring_func": self.scoring_func.value,
-            "topk_method": "noaux_tc" if v3 else "greedy",
-            "norm_topk_prob": v3,
-            "moe_layer_freq": 1,
-            "hidden_act": "silu",
-            "attention_bias": False,
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": False,
-            "torch_dtype": "bfloat16" if self.dtype is DType.bf16 else "float32",
-        }
-        if self.rope_factor != 1.0:
-            hf["rope_scaling"] = {
-                "type": "yarn",
-                "factor": self.rope_factor,
-                "original_max_position_embeddings": self.rope_original_max_position_embeddings,
-                "beta_fast": self.rope_beta_fast,
-                "beta_slow": self.rope_beta_slow,
-                "mscale": self.rope_mscale,
-                "mscale_all_dim": self.rope_mscale_all_dim,
-            }
-        return hf
+        """config.json of the Hugging Face model of this shape."""
+        from modeling import hf_config
+
+        return hf_config.to_dict(self)
 
     @classmethod
     def from_hf_dict(cls, hf: dict[str, Any]) -> "ModelConfig":
-        """The config behind a config.json of model_type deepseek_v3 or deepseek_v2; other fields keep their default.
+        """The config behind a config.json. Raises ConfigError for a model that cannot be built here."""
+        from modeling import hf_config
 
-        Raises ConfigError for other model types and for fields without which the shape is unknown.
-        """
-        kind = hf.get("model_type")
-        if kind not in ("deepseek_v3", "deepseek_v2"):
-            raise ConfigError("model_type", kind, "is no DeepSeek model", "give a folder of model_type deepseek_v3")
-        missing = [name for name in ("vocab_size", "hidden_size", "num_hidden_layers") if name not in hf]
-        if missing:
-            raise ConfigError("config.json", ", ".join(missing), "missing", "give a complete config.json")
-        fields: dict[str, Any] = {name: hf[name] for name in _SHARED_NAMES if hf.get(name) is not None}
-        fields["q_lora_rank"] = hf.get("q_lora_rank")
-        fields["num_nextn_predict_layers"] = hf.get("num_nextn_predict_layers", 0)
-        fields["scoring_func"] = ScoringFunc(hf.get("scoring_func", "sigmoid" if kind == "deepseek_v3" else "softmax"))
-        fields["dtype"] = DType.bf16 if "bfloat16" in str(hf.get("torch_dtype", hf.get("dtype"))) else DType.fp32
-        # Transformers 5 writes rope_parameters (theta inside), the released files rope_scaling.
-        rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-        if "rope_theta" in rope:
-            fields["rope_theta"] = rope["rope_theta"]
-        if rope.get("rope_type", rope.get("type")) == "yarn":
-            for name in ("factor", "original_max_position_embeddings", "beta_fast", "beta_slow"):
-                if name in rope:
-                    fields[f"rope_{name}"] = rope[name]
-            fields["rope_mscale"] = rope.get("mscale", 1.0)
-            fields["rope_mscale_all_dim"] = rope.get("mscale_all_dim", 0.0)
-        return cls(**fields)
+        return hf_config.from_dict(hf)
 
     def _attention_params(self) -> int:
-        """One layer's MLA, its two latent norms included."""
+        """One layer's attention, its inner norms included."""
         h, n = self.hidden_size, self.num_attention_heads
+        if self.is_dense:
+            rows = (n + 2 * self.num_key_value_heads) * self.head_dim
+            small = rows * self.has_qkv_bias + 2 * self.head_dim * self.has_qk_norm
+            return h * rows + n * self.head_dim * h + small
         qk = self.qk_nope_head_dim + self.qk_rope_head_dim
         query = h * n * qk if self.q_lora_rank is None else self.q_lora_rank * (h + 1 + n * qk)
         latent = h * (self.kv_lora_rank + self.qk_rope_head_dim) + self.kv_lora_rank
@@ -265,13 +262,15 @@ class ModelConfig:
         return self.num_nextn_predict_layers * (layer + 2 * h * h + 3 * h)
 
 
-# Fields that carry the same name and meaning in config.json.
-_SHARED_NAMES = (
-    "vocab_size hidden_size num_hidden_layers num_attention_heads q_lora_rank kv_lora_rank qk_nope_head_dim "
-    "qk_rope_head_dim v_head_dim intermediate_size first_k_dense_replace n_routed_experts n_shared_experts "
-    "num_experts_per_tok moe_intermediate_size n_group topk_group routed_scaling_factor aux_loss_alpha "
-    "num_nextn_predict_layers max_position_embeddings rope_theta rms_norm_eps initializer_range"
-).split()
+def _only_dense(cfg: ModelConfig) -> None:
+    """Give a dense family its defaults, and what it has not the values under which every count above is right."""
+    cfg.num_key_value_heads = cfg.num_key_value_heads or cfg.num_attention_heads
+    cfg.head_dim = cfg.head_dim or cfg.hidden_size // max(1, cfg.num_attention_heads)
+    cfg.qk_nope_head_dim, cfg.qk_rope_head_dim, cfg.v_head_dim = 0, cfg.head_dim, cfg.head_dim
+    cfg.q_lora_rank, cfg.kv_lora_rank, cfg.first_k_dense_replace = None, 0, cfg.num_hidden_layers
+    cfg.n_routed_experts = cfg.n_shared_experts = cfg.num_experts_per_tok = cfg.moe_intermediate_size = 0
+    cfg.n_group, cfg.topk_group, cfg.routed_scaling_factor, cfg.aux_loss_alpha = 1, 1, 1.0, 0.0
+    cfg.scoring_func, cfg.num_nextn_predict_layers = ScoringFunc.softmax, 0
 
 
 def _check(cfg: ModelConfig) -> None:
@@ -280,13 +279,24 @@ def _check(cfg: ModelConfig) -> None:
     def reject(key: str, problem: str, remedy: str) -> None:
         raise ConfigError(f"model.{key}", getattr(cfg, key), problem, remedy)
 
-    for key in (
-        "vocab_size hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_nope_head_dim v_head_dim "
-        "intermediate_size n_routed_experts num_experts_per_tok moe_intermediate_size n_group topk_group "
-        "max_position_embeddings rope_theta rms_norm_eps initializer_range rope_factor routed_scaling_factor"
-    ).split():
+    positive = (
+        "vocab_size hidden_size num_hidden_layers num_attention_heads v_head_dim intermediate_size "
+        "max_position_embeddings rope_theta rms_norm_eps initializer_range rope_factor"
+    ).split()
+    if not cfg.is_dense:
+        positive += (
+            "kv_lora_rank qk_nope_head_dim n_routed_experts num_experts_per_tok moe_intermediate_size n_group "
+            "topk_group routed_scaling_factor"
+        ).split()
+    for key in positive:
         if getattr(cfg, key) <= 0:
             reject(key, "has to be positive", f"set model.{key} above 0")
+    if cfg.is_dense:
+        _check_dense(cfg, reject)
+        return
+    for key in ("num_key_value_heads", "head_dim", "tie_word_embeddings"):
+        if getattr(cfg, key):
+            reject(key, "is for dense families", "leave it out, or set model.family")
     for key in ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "aux_loss_alpha"):
         if getattr(cfg, key) < 0:
             reject(key, "cannot be negative", f"set model.{key}=0 or more")
@@ -313,6 +323,19 @@ def _check(cfg: ModelConfig) -> None:
         _check_groups(cfg, reject)
     elif cfg.topk_group != 1:
         reject("topk_group", "there is one group", "set model.topk_group=1, or model.n_group above 1")
+
+
+def _check_dense(cfg: ModelConfig, reject: Any) -> None:
+    """Grouped-query attention."""
+    if cfg.num_key_value_heads < 0 or cfg.num_attention_heads % cfg.num_key_value_heads:
+        remedy = f"set a divisor of model.num_attention_heads={cfg.num_attention_heads}"
+        reject("num_key_value_heads", "does not divide the query heads", remedy)
+    if cfg.head_dim <= 0 or cfg.head_dim % 2:
+        reject("head_dim", "rotation works on pairs", "set an even number above 0")
+    if cfg.rope_factor != 1 and cfg.family is not Family.llama:
+        reject("rope_factor", f"{cfg.family.name} has the plain rotary embedding", "set model.rope_factor=1")
+    if cfg.rope_factor != 1 and cfg.rope_original_max_position_embeddings != 8192:
+        reject("rope_original_max_position_embeddings", "Megatron scales Llama 3 from 8192", "set 8192")
 
 
 def _check_groups(cfg: ModelConfig, reject: Any) -> None:

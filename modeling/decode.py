@@ -1,10 +1,11 @@
 """The network walked with a latent cache (V3 §2.1.1): per token and layer, the compressed key-value after its norm and
-the rotated key that all heads share are kept, nothing per head.
+the rotated key that all heads share are kept, nothing per head. Dense families keep each head's key and value in the
+same cache (modeling/grouped.py).
 
 W_UK is absorbed into the query and W_UV into the output, so that the heads attend to the latents themselves. The
 weights are the Megatron modules' own; `refresh` derives what depends on them.
 
-Shapes: T tokens, N heads, C = kv_lora_rank, R = qk_rope_head_dim.
+Shapes: T tokens, N heads, C = kv_lora_rank, R = qk_rope_head_dim, W what is cached per token, C + R for latents.
 """
 
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from infra.errors import ConfigError, R1Error
 from modeling.config import ModelConfig
 from modeling.decode_weights import Attention, attention_weights, mlp_weights, rms_norm
+from modeling.grouped import GroupedAttention, grouped_weights
 
 # Rows that attend together: they share one length, and what they cache stays near the processor.
 CHUNK_ROWS = 64
@@ -25,11 +27,11 @@ GROW = 64
 # Tokens of one prefill pass, padding included.
 PREFILL_TOKENS = 16384
 
-Attend = Callable[[int, Attention, Tensor, Tensor], Tensor]
+Attend = Callable[[int, Attention | GroupedAttention, Tensor, Tensor], Tensor]
 
 
 class LatentCache:
-    """What the rows have read so far: latents [layers, rows, capacity, C + R] and how many each row has, [rows].
+    """What the rows have read so far: latents [layers, rows, capacity, W] and how many each row has, [rows].
 
     A row starts in column 0; what lies beyond its length is finite and never counts. Rows of like length should be
     neighbours: each run of CHUNK_ROWS attends over the length of its longest.
@@ -94,16 +96,16 @@ class Decoder:
         module, cfg = self.module, self.cfg
         self.embedding = module.embedding.word_embeddings.weight.detach()
         self.final_norm = (module.decoder.final_layernorm.weight.detach(), module.decoder.final_layernorm.eps)
-        self.head = module.output_layer.weight.detach()
-        layers = module.decoder.layers
-        self.layers = [(attention_weights(layer, cfg), mlp_weights(layer, cfg)) for layer in layers]
+        self.head = self.embedding if cfg.tie_word_embeddings else module.output_layer.weight.detach()
+        attention = grouped_weights if cfg.is_dense else attention_weights
+        self.layers = [(attention(layer, cfg), mlp_weights(layer, cfg)) for layer in module.decoder.layers]
 
     @torch.inference_mode()
     def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, LatentCache]:
         """Read prompts of any lengths -> logits after the last token of each [rows, vocab] FP32, and their cache."""
         longest = max(len(prompt) for prompt in prompts)
         self._rotations(longest)
-        device, width = self.head.device, self.cfg.kv_lora_rank + self.cfg.qk_rope_head_dim
+        device, width = self.head.device, self.layers[0][0].cached
         capacity = (longest // GROW + 1) * GROW
         latents = self.head.new_zeros(len(self.layers), len(prompts), capacity, width)
         logits = torch.empty(len(prompts), self.head.shape[0], device=device)
@@ -124,14 +126,11 @@ class Decoder:
         """ids [rows, seq] -> hidden [rows, seq, hidden]; the latents go to their places."""
         rows, seq = ids.shape
 
-        def attend(number: int, layer: Attention, query: Tensor, latent: Tensor) -> Tensor:
+        def attend(number: int, layer: Attention | GroupedAttention, query: Tensor, latent: Tensor) -> Tensor:
             latent = latent.unflatten(0, (rows, seq))
             latents[number, places, :seq] = latent
-            # Causal, and padding comes last: no token sees any. Keys serve as values, whose tail is cut off.
-            keys = latent.unsqueeze(1).expand(-1, query.shape[1], -1, -1)
-            query = query.unflatten(0, (rows, seq)).transpose(1, 2)
-            out = F.scaled_dot_product_attention(query, keys, keys, is_causal=True, scale=layer.scale)
-            return out[..., : layer.rank].transpose(1, 2).flatten(0, 1)
+            # Causal, and padding comes last: no token sees any.
+            return layer.prefill(query.unflatten(0, (rows, seq)), latent).flatten(0, 1)
 
         positions = torch.arange(seq, device=ids.device).repeat(rows)
         return self._walk(ids.flatten(), positions, attend).unflatten(0, (rows, seq))
@@ -151,17 +150,14 @@ class Decoder:
             for part, longest in zip(_parts(hidden), cache.longest, strict=True)
         ]
 
-        def attend(number: int, layer: Attention, query: Tensor, latent: Tensor) -> Tensor:
+        def attend(number: int, layer: Attention | GroupedAttention, query: Tensor, latent: Tensor) -> Tensor:
             latents = cache.latents[number]
             latents[rows, positions] = latent
-            out = query.new_empty(*query.shape[:2], layer.rank)
+            out = query.new_empty(*query.shape[:2], layer.attended)
             at = 0
             for mask in masks:
                 chunk = slice(at, at + len(mask))
-                keys = latents[chunk, : mask.shape[-1]]
-                scores = torch.bmm(query[chunk], keys.mT)
-                weights = torch.softmax(torch.add(mask, scores, alpha=layer.scale), -1).to(query.dtype)
-                torch.bmm(weights, keys[..., : layer.rank], out=out[chunk])
+                layer.attend(query[chunk], latents[chunk, : mask.shape[-1]], mask, out[chunk])
                 at += len(mask)
             return out
 
@@ -187,7 +183,8 @@ class Decoder:
         wanted = min(max(2 * self._positions, 512, positions), self.cfg.max_position_embeddings)
         # Megatron caches what its rotary embedding returns: it must stay usable for training.
         with torch.inference_mode(False), torch.no_grad():
-            table = self.module.decoder.layers[0].self_attention.rotary_pos_emb(wanted)
+            owner = self.module if self.cfg.is_dense else self.module.decoder.layers[0].self_attention
+            table = owner.rotary_pos_emb(wanted)
             angles, mscale = table if isinstance(table, tuple) else (table, 1.0)
             angles = angles.reshape(wanted, -1)
             self.cos, self.sin = ((f(angles) * mscale).to(self.head.dtype) for f in (torch.cos, torch.sin))

@@ -25,7 +25,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
-def _norm(module: Any) -> Norm:
+def norm_of(module: Any) -> Norm:
+    """A Megatron norm's weight and epsilon."""
     return module.weight.detach(), module.eps
 
 
@@ -56,6 +57,16 @@ class Attention:
     scale: float
     "Of the scores, YaRN's temperature included."
 
+    @property
+    def cached(self) -> int:
+        """Numbers cached per token, C + R."""
+        return self.rank + self.rope
+
+    @property
+    def attended(self) -> int:
+        """Width of what a head reads from the cache."""
+        return self.rank
+
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
         """x [T, hidden], cos and sin [T, R] -> queries [T, N, C + R] and what is cached [T, C + R]."""
         rank, rope = self.rank, self.rope
@@ -71,6 +82,21 @@ class Attention:
             return query[..., :-rope], latent
         content = torch.bmm(query[..., : -2 * rope].transpose(0, 1), self.w_uk).transpose(0, 1)
         return torch.cat([content, rotated], -1), latent
+
+    def prefill(self, query: Tensor, cached: Tensor) -> Tensor:
+        """Causal: query [rows, seq, N, C + R], cached [rows, seq, C + R] -> weighted latents [rows, seq, N, C]."""
+        # Keys serve as values, whose tail is cut off.
+        keys = cached.unsqueeze(1).expand(-1, query.shape[2], -1, -1)
+        query = query.transpose(1, 2)
+        out = F.scaled_dot_product_attention(query, keys, keys, is_causal=True, scale=self.scale)
+        return out[..., : self.rank].transpose(1, 2)
+
+    def attend(self, query: Tensor, cached: Tensor, mask: Tensor, out: Tensor) -> None:
+        """One query a row, query [rows, N, C + R] over cached [rows, columns, C + R] -> weighted latents, out
+        [rows, N, C]. mask [rows, 1, columns] is added to the scores."""
+        scores = torch.bmm(query, cached.mT)
+        weights = torch.softmax(torch.add(mask, scores, alpha=self.scale), -1).to(query.dtype)
+        torch.bmm(weights, cached[..., : self.rank], out=out)
 
     def output(self, attended: Tensor) -> Tensor:
         """Weighted latents [T, N, C] -> [T, hidden]."""
@@ -99,10 +125,10 @@ def attention_weights(layer: Any, cfg: ModelConfig) -> Attention:
     query = torch.cat([content, _rotatable(query[:, nope:])], 1).flatten(0, 1)
     first = attention.linear_q_down_proj.weight.detach() if compressed else query
     return Attention(
-        norm=_norm(layer.input_layernorm),
+        norm=norm_of(layer.input_layernorm),
         down=torch.cat([latent, _rotatable(key), first]),
-        kv_norm=_norm(attention.kv_layernorm),
-        q_norm=_norm(attention.q_layernorm) if compressed else None,
+        kv_norm=norm_of(attention.kv_layernorm),
+        q_norm=norm_of(attention.q_layernorm) if compressed else None,
         q_up=query if compressed else None,
         w_uk=None if fold_query else w_uk,
         w_uv=None if fold_out else w_uv.mT.contiguous(),
@@ -216,7 +242,7 @@ class Experts:
 
 def mlp_weights(layer: Any, cfg: ModelConfig) -> Dense | Experts:
     """The feed-forward part of a Megatron layer; experts from SequentialMLP are stacked, batched ones are views."""
-    norm, mlp = _norm(layer.pre_mlp_layernorm), layer.mlp
+    norm, mlp = norm_of(layer.pre_mlp_layernorm), layer.mlp
     if not hasattr(mlp, "router"):
         return Dense(norm, mlp.linear_fc1.weight.detach(), mlp.linear_fc2.weight.detach())
     if hasattr(mlp.experts, "local_experts"):

@@ -16,6 +16,7 @@ from modeling.config import ModelConfig
 from modeling.decode import Decoder, LatentCache
 from modeling.draw import draw
 from modeling.sampling import Sampled, SamplingConfig
+from modeling.stop import StopText
 
 __all__ = ["Generator", "Sampled", "SamplingConfig"]
 
@@ -29,6 +30,11 @@ class Generator:
     def __init__(self, model: nn.Module, cfg: ModelConfig) -> None:
         self.cfg, self.decoder = cfg, Decoder(model, cfg)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.head.device
+
     def refresh(self) -> None:
         """Take over the model's weights as they are now."""
         self.decoder.refresh()
@@ -40,12 +46,13 @@ class Generator:
         *,
         seeds: list[int],
         stop_ids: set[int],
+        stop_text: StopText | None = None,
         max_rows: int = 256,
     ) -> list[Sampled]:
         """One answer to each prompt; at most max_rows are written at a time, the next take the places of the finished.
 
-        A prompt that is asked many times is read once. An answer ends after a token of stop_ids, after
-        sampling.max_response_tokens, or where the row is max_position_embeddings long.
+        A prompt that is asked many times is read once. An answer ends after a token of stop_ids, after the token that
+        completes stop_text, after sampling.max_response_tokens, or where the row is max_position_embeddings long.
         Raises ConfigError for prompts that leave no room or have unknown ids.
         """
         if len(seeds) != len(prompts):
@@ -53,15 +60,23 @@ class Generator:
         if max_rows < 1:
             raise ConfigError("max_rows", max_rows, "has to be positive", "set 256")
         self._check(prompts)
-        run = _Run(self, prompts, sampling, seeds, stop_ids, max_rows)
+        run = _Run(self, prompts, sampling, seeds, stop_ids, stop_text, max_rows)
         while run.step():
             pass
         return run.answers()
 
-    def stream(self, prompt: list[int], sampling: SamplingConfig, *, seed: int, stop_ids: set[int]) -> Iterator[int]:
+    def stream(
+        self,
+        prompt: list[int],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        stop_ids: set[int],
+        stop_text: StopText | None = None,
+    ) -> Iterator[int]:
         """The ids of one answer as they are drawn: those that generate gives for the same seed."""
         self._check([prompt])
-        return self._stream(_Run(self, [prompt], sampling, [seed], stop_ids, 1))
+        return self._stream(_Run(self, [prompt], sampling, [seed], stop_ids, stop_text, 1))
 
     def _stream(self, run: "_Run") -> Iterator[int]:
         seen = 0
@@ -102,6 +117,8 @@ class _Rows:
     "Tokens after which the answer is cut."
     alive: Tensor
     "False once the answer has ended."
+    said: Tensor
+    "How much of the stop text the answer ends with (StopText)."
     uniform: Tensor
     "Numbers in [0, 1), one for each token, [rows, longest limit + 1]."
 
@@ -134,10 +151,11 @@ class _Run:
         sampling: SamplingConfig,
         seeds: list[int],
         stop_ids: set[int],
+        stop_text: StopText | None,
         max_rows: int,
     ) -> None:
         self.decoder, self.prompts, self.sampling, self.seeds = generator.decoder, prompts, sampling, seeds
-        self.stop_ids, self.max_rows = stop_ids, max_rows
+        self.stop_ids, self.stop_text, self.max_rows = stop_ids, stop_text, max_rows
         vocab, self.device = self.decoder.head.shape[0], self.decoder.head.device
         room = generator.cfg.max_position_embeddings
         self.limits = [min(sampling.max_response_tokens, room - len(prompt)) for prompt in prompts]
@@ -153,7 +171,7 @@ class _Run:
         self.num_alive = 0
         self.drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         "One entry a draw: job, token, logprob, entropy, each [rows]; rows that have ended draw on until they leave."
-        self.counts = [0] * len(prompts)
+        self.counts, self.stopped = [0] * len(prompts), [False] * len(prompts)
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -174,17 +192,19 @@ class _Run:
         drawn = job.bincount(minlength=len(self.prompts)).tolist()
         parts = zip(*(column[order].split(drawn) for column in columns), strict=True)
         answers = []
-        for count, row in zip(self.counts, parts, strict=True):
+        for count, said, row in zip(self.counts, self.stopped, parts, strict=True):
             tokens, logprobs, entropies = (part[:count].tolist() for part in row)
-            answers.append(Sampled(tokens, logprobs, entropies, stopped=tokens[-1] in self.stop_ids))
+            answers.append(Sampled(tokens, logprobs, entropies, stopped=tokens[-1] in self.stop_ids or said))
         return answers
 
     def _change_rows(self) -> bool:
         """Ended rows leave, waiting prompts take their places and draw their first token. False when none is left."""
         rows, parts = None, []
         if self.rows is not None:
-            for job, count in zip(self.rows.job.tolist(), self.rows.count.tolist(), strict=True):
-                self.counts[job] = count
+            for job, count, said in zip(
+                *(c.tolist() for c in (self.rows.job, self.rows.count, self.rows.said)), strict=True
+            ):
+                self.counts[job], self.stopped[job] = count, self.stop_text is not None and said == self.stop_text.end
             kept = self.rows.alive.nonzero().squeeze(1)
             if len(kept):
                 rows, parts = self.rows[kept], [(self.cache, kept)]
@@ -214,6 +234,7 @@ class _Run:
             count=zero,
             limit=torch.tensor([self.limits[job] for job in jobs], device=self.device),
             alive=zero == 0,
+            said=zero,
             uniform=self._uniforms(jobs),
         )
         rows, _ = self._draw(rows, read.logits[place])
@@ -242,4 +263,8 @@ class _Run:
         self.drawn.append((rows.job, token, logprob, entropy))
         count = rows.count + rows.alive
         alive = rows.alive & (count < rows.limit) & ~self.stops[token]
-        return replace(rows, token=token, count=count, alive=alive), int(alive.sum())
+        said = rows.said
+        if self.stop_text is not None:
+            said = torch.where(rows.alive, self.stop_text.after(said, token), said)
+            alive &= said < self.stop_text.end
+        return replace(rows, token=token, count=count, alive=alive, said=said), int(alive.sum())

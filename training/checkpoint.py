@@ -19,9 +19,10 @@ from typing import Any
 from torch import nn
 
 from infra.errors import CheckpointError
-from modeling.config import ModelConfig
+from modeling.config import ModelConfig, Modules
 from modeling.tokenizer import Tokenizer
 from training import parallel, storage, whole
+from training.chunks import chunks
 from training.state import TrainState
 
 _FORMAT = 1
@@ -110,7 +111,8 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
     if not (found / "meta.json").exists():
         from modeling import hf
 
-        whole.read_weights(module, model_cfg, lambda network: hf.load_pretrained(network, model_cfg, found))
+        for chunk in chunks(module):
+            hf.load_pretrained(chunk, model_cfg, found)
         return
     meta = json.loads((found / "meta.json").read_text())
     _check_shape(found, meta, model_cfg, free=(*_FREE_FIELDS, "dtype"))
@@ -140,14 +142,19 @@ def export(state: TrainState, folder: Path, tokenizer: Tokenizer) -> Path:
     return folder
 
 
-def model_config(path: Path) -> ModelConfig:
-    """The shape of the model in a checkpoint or a Hugging Face folder, as resolve() gives it."""
+def model_config(path: Path, modules: Modules = Modules.auto) -> ModelConfig:
+    """The shape of the model in a checkpoint or a Hugging Face folder, as resolve() gives it.
+
+    modules: building blocks to take instead of those it was saved with, but for auto.
+    """
     meta = Path(path) / "meta.json"
-    if not meta.exists():
+    if meta.exists():
+        cfg = ModelConfig.from_names(json.loads(meta.read_text())["model"])
+    else:
         from modeling import hf
 
-        return hf.config_from(path)
-    return ModelConfig.from_names(json.loads(meta.read_text())["model"])
+        cfg = hf.config_from(path)
+    return cfg if modules is Modules.auto else dataclasses.replace(cfg, modules=modules)
 
 
 def resolve(path: Path) -> Path:
@@ -241,7 +248,8 @@ def _check_fits(path: Path, meta: dict[str, Any], state: TrainState) -> None:
 
 
 def _check_shape(path: Path, meta: dict[str, Any], cfg: ModelConfig, free: tuple[str, ...] = _FREE_FIELDS) -> None:
-    saved, own = meta["model"], json.loads(json.dumps(_plain(cfg)))
+    # A field that came later has its default in an older checkpoint.
+    saved, own = (json.loads(json.dumps(_plain(c))) for c in (ModelConfig.from_names(meta["model"]), cfg))
     differ = [
         f"{key}={saved.get(key)} (here {own.get(key)})"
         for key in sorted(saved.keys() | own.keys())

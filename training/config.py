@@ -129,6 +129,8 @@ class Rows(Enum):
 class PretrainConfig:
     """The pre-training stage."""
 
+    checkpoint: str = ""
+    "A model to go on from with its own tokenizer: a run, a checkpoint or a Hugging Face folder; empty: a new one."
     tokens: int = 4_000_000
     "Tokens to train on."
     batch_tokens: int = 4096

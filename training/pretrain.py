@@ -32,15 +32,17 @@ def run(
     tracker: Tracker,
     config: dict,
 ) -> Path:
-    """Pre-train a base; -> run_dir/model in Hugging Face layout, tokenizer included.
+    """Pre-train a base, or go on from cfg.checkpoint; -> run_dir/model in Hugging Face layout, tokenizer included.
 
-    Every rank calls it, after parallel.init. A run cut short goes on from its last checkpoint. config: the resolved
-    config, kept with every checkpoint.
+    Every rank calls it, after parallel.init. A run cut short goes on from its last checkpoint. model_cfg: the shape,
+    that of cfg.checkpoint if there is one. config: the resolved config, kept with every checkpoint.
     """
     tokenizer = _tokenizer(corpus, cfg, run_dir, seed)
-    model_cfg = model_cfg.for_vocab(tokenizer.num_tokens)
+    start = checkpoint.resolve(Path(cfg.checkpoint)) if cfg.checkpoint else None
+    if start is None:
+        model_cfg = model_cfg.for_vocab(tokenizer.num_tokens)
     stream = _stream(tokenizer, corpus, seed, model_cfg)
-    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="pretrain", data=stream)
+    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="pretrain", data=stream, init_from=start)
     schedule = Schedule(cfg.schedule, total=cfg.tokens)
     held_out = _stream(tokenizer, corpus, EVALUATION_SEED, model_cfg)
     unseen = _micro_batches(
@@ -73,10 +75,12 @@ def run(
 
 
 def _tokenizer(corpus: CorpusConfig, cfg: PretrainConfig, run_dir: Path, seed: int) -> Tokenizer:
-    """The run's tokenizer: trained on rank 0 on the first documents of the corpus, read by the others."""
+    """The run's tokenizer: cfg.checkpoint's, or trained on rank 0 on the first documents of the corpus."""
 
     def train() -> None:
-        if not (run_dir / "tokenizer.json").exists():
+        if cfg.checkpoint:
+            Tokenizer.load(checkpoint.resolve(Path(cfg.checkpoint))).save(run_dir)
+        elif not (run_dir / "tokenizer.json").exists():
             texts = (document(corpus, seed, i) for i in range(cfg.tokenizer_documents))
             Tokenizer.train(texts, cfg.tokenizer_vocab).save(run_dir)
 

@@ -7,10 +7,14 @@ import hashlib
 
 from modeling.config import ModelConfig
 from modeling.generate import Generator, SamplingConfig
+from modeling.stop import StopText
 from modeling.tokenizer import Tokenizer
+from rl.reflection import thinking_of
 from rl.types import Completion, Question
 from training import parallel
 from training.whole import Whole
+
+THINK = "<think>"
 
 
 def answer_seed(seed: int, step: int, question_id: str, index: int) -> int:
@@ -38,7 +42,7 @@ class LocalEngine:
         self.tokenizer, self.sampling, self.seed, self.max_rows = tokenizer, sampling, seed, max_rows
         self.whole = Whole(model, model_cfg)
         self.generator = Generator(self.whole.module, model_cfg)
-        self.stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
+        self.stop_ids, self.stop_text = tokenizer.stop_ids, StopText.of(tokenizer, model_cfg, self.generator.device)
         self.version = 0
 
     def prompt_ids(self, question: Question) -> list[int]:
@@ -65,28 +69,33 @@ class LocalEngine:
             self.sampling,
             seeds=[answer_seed(self.seed, step, questions[q].id, g) for q, g in mine],
             stop_ids=self.stop_ids,
+            stop_text=self.stop_text,
             max_rows=self.max_rows,
         )
         answers = {}
         for share in parallel.gather_objects(list(zip(mine, sampled, strict=True))):
             answers.update(share)
-        return [[self._completion(answers[q, g]) for g in range(group_size)] for q in range(len(questions))]
+        return [[self._completion(q, answers[i, g]) for g in range(group_size)] for i, q in enumerate(questions)]
 
-    def _completion(self, sampled) -> Completion:
+    def _completion(self, question: Question, sampled) -> Completion:
+        # Some chat templates open the thinking themselves (R1's does); the rules read an answer as if it had.
+        opening = THINK if question.prompt.rstrip().endswith(THINK) else ""
+        text = opening + self.tokenizer.decode(sampled.tokens)
         return Completion(
             tokens=sampled.tokens,
-            text=self.tokenizer.decode(sampled.tokens),
+            text=text,
             sampler_logprobs=sampled.logprobs,
             entropies=sampled.entropies,
             stopped=sampled.stopped,
             version=self.version,
-            thinking_tokens=self._thinking_tokens(sampled.tokens),
+            thinking_tokens=self._thinking_tokens(sampled.tokens, text, opened=bool(opening)),
         )
 
-    def _thinking_tokens(self, tokens: list[int]) -> int:
+    def _thinking_tokens(self, tokens: list[int], text: str, opened: bool) -> int:
         """Tokens between <think> and </think>, or to the end where it is not closed."""
-        if self.tokenizer.think_id not in tokens:
+        if self.tokenizer.think_id is None or self.tokenizer.think_end_id is None:
+            return len(self.tokenizer.encode(thinking_of(text)))
+        if not opened and self.tokenizer.think_id not in tokens:
             return 0
-        start = tokens.index(self.tokenizer.think_id) + 1
-        rest = tokens[start:]
+        rest = tokens if opened else tokens[tokens.index(self.tokenizer.think_id) + 1 :]
         return rest.index(self.tokenizer.think_end_id) if self.tokenizer.think_end_id in rest else len(rest)

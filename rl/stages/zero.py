@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.tracking import Tracker
+from modeling.config import Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
@@ -58,16 +59,17 @@ def run(
     seed: int,
     tracker: Tracker,
     config: dict,
+    modules: Modules = Modules.auto,
 ) -> Path:
     """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
     Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
-    config, kept with every checkpoint.
+    config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them.
     """
     base = checkpoint.resolve(base)
-    model_cfg, tokenizer = checkpoint.model_config(base), Tokenizer.load(base)
+    model_cfg, tokenizer = checkpoint.model_config(base, modules), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
-    task = build_task(task_cfg)
+    task = build_task(task_cfg, tokenizer)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = Questions(task)

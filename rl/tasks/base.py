@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from infra.errors import ConfigError
 from rl.types import Question
 from training.data.countdown import SHORT_TEMPLATE
+
+if TYPE_CHECKING:
+    from modeling.tokenizer import Tokenizer
 
 # R1 table 1, word for word.
 R1_ZERO_TEMPLATE = (
@@ -18,16 +21,64 @@ R1_ZERO_TEMPLATE = (
 )
 
 
+# What a chat model is asked, as its user: R1's two tags, which its own template may know nothing of.
+CHAT_TEMPLATE = (
+    "{question} Show your thinking in <think> </think> tags, then give the answer alone in <answer> </answer> tags."
+)
+
+
 class Template(Enum):
     """How a question becomes a prompt."""
 
+    auto = "auto"
     short = "short"
     r1_zero = "r1_zero"
+    chat = "chat"
 
     def prompt(self, question: str) -> str:
-        """The text that the model reads; its response follows without a space."""
-        template = SHORT_TEMPLATE if self is Template.short else R1_ZERO_TEMPLATE
-        return template.replace("{question}", question)
+        """The text that the model reads; its response follows without a space. auto is short here."""
+        templates = {Template.r1_zero: R1_ZERO_TEMPLATE, Template.chat: CHAT_TEMPLATE}
+        return templates.get(self, SHORT_TEMPLATE).replace("{question}", question)
+
+    @property
+    def in_words(self) -> bool:
+        """Whether a question states its rules: to a model that has not been trained on its short form."""
+        return self in (Template.r1_zero, Template.chat)
+
+
+class Prompter(Protocol):
+    """Makes prompts of questions: a Template, or one with a model's own marks around it."""
+
+    in_words: bool
+
+    def prompt(self, question: str) -> str:
+        """The text that the model reads."""
+        ...
+
+
+class ModelPrompter:
+    """A template as a model from elsewhere reads it: inside its chat template, or behind its start token."""
+
+    def __init__(self, template: Template, tokenizer: "Tokenizer") -> None:
+        self.template, self.tokenizer, self.in_words = template, tokenizer, template.in_words
+
+    def prompt(self, question: str) -> str:
+        """The text that the model reads, its special tokens written out."""
+        text = self.template.prompt(question)
+        return self.tokenizer.chat(text) if self.template is Template.chat else self.tokenizer.start + text
+
+
+def prompter(template: Template, tokenizer: "Tokenizer") -> Prompter:
+    """The template for a model. auto: short for one made here, else its chat template, else R1-Zero's.
+
+    Raises ConfigError for chat with a model that has no chat template.
+    """
+    if template is Template.auto:
+        template = Template.chat if tokenizer.has_chat else Template.r1_zero
+        template = Template.short if tokenizer.is_own else template
+    if template is Template.chat and not tokenizer.has_chat:
+        raise ConfigError("task.template", "chat", "the model's tokenizer has no chat template", "set r1_zero")
+    return template if tokenizer.is_own else ModelPrompter(template, tokenizer)
 
 
 class Task(Protocol):
@@ -60,8 +111,8 @@ class TaskConfig:
     "Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations."
     weights: list[float] = field(default_factory=list)
     "Share of each task, in the order of names; empty for equal shares."
-    template: Template = Template.short
-    "short, which the tiny corpus uses, or r1_zero, the conversation of R1 table 1."
+    template: Template = Template.auto
+    "short (the tiny corpus'), r1_zero (R1 table 1) or chat (the model's own); auto takes what fits the model."
     seed: int = 0
     "Seed of the training questions."
 

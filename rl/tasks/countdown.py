@@ -5,7 +5,7 @@ import re
 from fractions import Fraction
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Template, shortage
+from rl.tasks.base import Prompter, Template, shortage
 from rl.types import Question
 from training.data.countdown import Numbers, number_sets, orders, question_text, reachable, search
 
@@ -19,7 +19,7 @@ class Countdown:
 
     name = "countdown"
 
-    def __init__(self, *, seed: int = 0, template: Template = Template.short) -> None:
+    def __init__(self, *, seed: int = 0, template: Prompter = Template.short) -> None:
         self.seed, self.template = seed, template
 
     def train_question(self, i: int) -> Question:
@@ -48,8 +48,16 @@ class Countdown:
 
     def _question(self, name: str, numbers: Numbers, target: int) -> Question:
         answer = next(s.expression for line in search(numbers) for s in line.steps if s.value == target)
-        prompt = self.template.prompt(question_text(numbers, target))
+        prompt = self.template.prompt((_in_words if self.template.in_words else question_text)(numbers, target))
         return Question(name, self.name, prompt, answer, {"numbers": list(numbers), "target": target})
+
+
+def _in_words(numbers: Numbers, target: int) -> str:
+    """The question with its rules. The example's numbers are never asked, so that it is no answer."""
+    return (
+        f"Make {target} from the numbers {', '.join(map(str, numbers))}: use each of them exactly once, with + - * / "
+        "and brackets. The answer is the expression alone, as in (11 + 12) * 13."
+    )
 
 
 def _distinct_orders(numbers: Numbers, rng: random.Random) -> list[Numbers]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Template, shortage
+from rl.tasks.base import Prompter, Template, shortage
 from rl.types import Question
 
 TRAIN_SEEDS_APART = 1_000_000_000
@@ -59,7 +59,7 @@ FAMILIES = {
 class GymTask:
     """Questions of one family. reasoning-gym is imported with the first question, as that takes seconds."""
 
-    def __init__(self, name: str, *, seed: int = 0, template: Template = Template.short) -> None:
+    def __init__(self, name: str, *, seed: int = 0, template: Prompter = Template.short) -> None:
         self.name, self.seed, self.template, self.family = name, seed, template, FAMILIES[name]
         self._dataset: Any = None
 

@@ -2,25 +2,33 @@
 
 import random
 from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError
-from rl.tasks.base import Task, TaskConfig
+from rl.tasks.base import Prompter, Task, TaskConfig, prompter
 from rl.tasks.countdown import Countdown
 from rl.tasks.gym import FAMILIES, GymTask
 from rl.types import Question
 
+if TYPE_CHECKING:
+    from modeling.tokenizer import Tokenizer
 
-def build_task(cfg: TaskConfig) -> Task:
-    """The one task of cfg.names, or a mix of several. Raises ConfigError for a name that does not exist."""
-    tasks = [_task(name, cfg) for name in cfg.names]
+
+def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
+    """The one task of cfg.names, or a mix of several; asked as the tokenizer's model reads it.
+
+    Raises ConfigError for a name that does not exist, and for a template that the model has not.
+    """
+    template = cfg.template if tokenizer is None else prompter(cfg.template, tokenizer)
+    tasks = [_task(name, cfg.seed, template) for name in cfg.names]
     return tasks[0] if len(tasks) == 1 else Mix(tasks, cfg.weights or [1.0] * len(tasks), seed=cfg.seed)
 
 
-def _task(name: str, cfg: TaskConfig) -> Task:
+def _task(name: str, seed: int, template: Prompter) -> Task:
     if name == Countdown.name:
-        return Countdown(seed=cfg.seed, template=cfg.template)
+        return Countdown(seed=seed, template=template)
     if name in FAMILIES:
-        return GymTask(name, seed=cfg.seed, template=cfg.template)
+        return GymTask(name, seed=seed, template=template)
     known = ", ".join([Countdown.name, *FAMILIES])
     raise ConfigError("task.names", name, "there is no such task", f"choose from {known}")
 

@@ -15,6 +15,7 @@ from modeling.presets import PRESETS
 from training.config import OptimizerName
 
 HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint"}
+NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 
@@ -36,7 +37,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("command", [name for name, command in COMMANDS.items() if command.sections])
 @pytest.mark.parametrize("scale", ["tiny", "gpu", "cluster"])
 def test_every_command_composes_at_every_scale(command: str, scale: str, folder: Path) -> None:
-    given = [f"scale={scale}"]
+    given = [f"scale={scale}", *NEEDED.get(command, [])]
     if command in HERE:
         given.append(f"{HERE[command]}={folder}")
         given.append("sampling.max_response_tokens=200")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import Config, compose
+from experiments.config import SHORT, Config, compose
 from infra import cli, help
 
 PROJECT = Path(__file__).parents[2]
@@ -173,7 +173,8 @@ def test_help_shows_every_setting_with_its_value_and_sentence(name: str) -> None
     for section in cli.COMMANDS[name].sections:
         value = getattr(cfg, section)
         if dataclasses.is_dataclass(value):
-            for key, typed, sentence in help.settings(value, f"{section}."):
+            prefix = "" if SHORT.get(name) == section else f"{section}."
+            for key, typed, sentence in help.settings(value, prefix):
                 assert sentence.endswith((".", ")", "?")), f"{key} has no sentence: {sentence}"
                 assert " ".join(f"{key}={typed} {sentence}".split()) in shown, key
     hidden = {"rl", "corpus", "sampling", "model"} - set(cli.COMMANDS[name].sections)

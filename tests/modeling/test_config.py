@@ -6,7 +6,7 @@ import pytest
 
 from infra.errors import ConfigError
 from modeling.build import build_model
-from modeling.config import DType, ModelConfig, ScoringFunc
+from modeling.config import DType, Family, ModelConfig, ScoringFunc
 from modeling.presets import PRESETS
 from training import parallel
 from training.parallel import ParallelConfig
@@ -85,11 +85,65 @@ def test_every_shared_field_survives_the_way_through_hf():
         initializer_range=0.03, dtype=DType.bf16,
     )  # fmt: skip
     default = ModelConfig()
-    ours = {"scoring_func", "experts", "modules"}  # the first decides the model type; the others are no shape
+    dense = {"family", "num_key_value_heads", "head_dim", "tie_word_embeddings"}  # the next test's
+    ours = dense | {"scoring_func", "experts", "modules"}  # the first decides the model type; the others are no shape
     for field in dataclasses.fields(ModelConfig):
         same = getattr(changed, field.name) == getattr(default, field.name)
         assert same == (field.name in ours), f"{field.name}: give it another value here"
     assert ModelConfig.from_hf_dict(changed.to_hf_dict()) == changed
+
+
+@pytest.mark.parametrize("family", [f for f in Family if f is not Family.deepseek])
+def test_every_field_of_a_dense_family_survives_the_way_through_hf(family):
+    scaled = dict(rope_factor=32.0, rope_original_max_position_embeddings=8192) if family is Family.llama else {}
+    cfg = ModelConfig(
+        family=family, vocab_size=640, hidden_size=96, num_hidden_layers=5, num_attention_heads=6,
+        num_key_value_heads=3, head_dim=24, tie_word_embeddings=True, intermediate_size=200,
+        max_position_embeddings=777, rope_theta=5e4, rms_norm_eps=1e-5, initializer_range=0.03, dtype=DType.bf16,
+        **scaled,
+    )  # fmt: skip
+    assert ModelConfig.from_hf_dict(cfg.to_hf_dict()) == cfg
+
+
+# Published counts: the models' cards, in billions ("0.49B", "0.6B", "8.03B", "1.24B").
+DENSE = {
+    "Qwen2.5-0.5B": (0.494e9, dict(
+        family=Family.qwen2, vocab_size=151936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14,
+        num_key_value_heads=2, intermediate_size=4864, tie_word_embeddings=True,
+    )),
+    "Qwen3-0.6B": (0.596e9, dict(
+        family=Family.qwen3, vocab_size=151936, hidden_size=1024, num_hidden_layers=28, num_attention_heads=16,
+        num_key_value_heads=8, head_dim=128, intermediate_size=3072, tie_word_embeddings=True,
+    )),
+    "Llama-3.1-8B": (8.03e9, dict(
+        family=Family.llama, vocab_size=128256, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, intermediate_size=14336,
+    )),
+    "Llama-3.2-1B": (1.236e9, dict(
+        family=Family.llama, vocab_size=128256, hidden_size=2048, num_hidden_layers=16, num_attention_heads=32,
+        num_key_value_heads=8, intermediate_size=8192, tie_word_embeddings=True,
+    )),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_families_have_the_published_counts(name):
+    published, fields = DENSE[name]
+    cfg = ModelConfig(**fields)
+    assert cfg.num_params() == cfg.active_params() == pytest.approx(published, rel=2e-3)
+    assert cfg.kv_elements_per_token() == 2 * cfg.num_hidden_layers * cfg.num_key_value_heads * cfg.head_dim
+
+
+def test_flops_of_a_dense_network_small_enough_to_count_by_hand():
+    cfg = ModelConfig(
+        family=Family.qwen2, vocab_size=10, hidden_size=4, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, intermediate_size=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    # q 4x4, k and v 4x2 each, output 4x4; SwiGLU of 3 matrices 4x3; the head 4x10, which is the embedding.
+    matrices = 16 + 2 * 8 + 16 + 3 * 12 + 40
+    small = 3 * 4 + (4 + 2 + 2)  # norms, and the bias of query, key and value
+    attention = 2 * 6 / 2 * (2 * 2 + 2 * 2)  # two heads, scores and values over 2 dimensions each
+    assert cfg.flops_per_token(6) == 3 * (2 * (matrices + small) + attention)
 
 
 def test_the_released_config_json_is_the_671b_preset():
@@ -116,10 +170,13 @@ def test_the_released_config_json_is_the_671b_preset():
 
 
 def test_hf_dict_of_another_family_or_without_shape_is_refused():
-    with pytest.raises(ConfigError, match=r"model_type=qwen2: .*; give a folder"):
-        ModelConfig.from_hf_dict({"model_type": "qwen2"})
-    with pytest.raises(ConfigError, match=r"config\.json=vocab_size, hidden_size: missing; give a complete"):
-        ModelConfig.from_hf_dict({"model_type": "deepseek_v3", "num_hidden_layers": 2})
+    known = "deepseek_v3, deepseek_v2, qwen2, qwen3, llama"
+    with pytest.raises(ConfigError, match=rf"model_type=gemma3: .*; give one of {known}"):
+        ModelConfig.from_hf_dict({"model_type": "gemma3"})
+    whole = ModelConfig().to_hf_dict()
+    del whole["vocab_size"], whole["kv_lora_rank"]
+    with pytest.raises(ConfigError, match=r"config\.json=vocab_size, kv_lora_rank: missing; give a complete"):
+        ModelConfig.from_hf_dict(whole)
 
 
 def test_unknown_preset_names_the_known_ones():
@@ -132,7 +189,7 @@ def test_for_vocab_rounds_up_to_64():
     assert sizes == [64, 64, 128, 192]
 
 
-SOFTMAX = ScoringFunc.softmax
+SOFTMAX, QWEN = ScoringFunc.softmax, Family.qwen2
 REJECTED = [
     *((dict([(key, 0)]), key, "has to be positive; set model.{key} above 0") for key in (
         "vocab_size hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_nope_head_dim v_head_dim "
@@ -154,6 +211,12 @@ REJECTED = [
     (dict(n_group=8), "n_group", "has to cut 8 experts into equal groups of 2 or more; set a divisor"),
     (dict(n_group=2, topk_group=3), "topk_group", "there are 2 groups; set model.topk_group to 2 or less"),
     (dict(n_group=4, topk_group=2), "topk_group", "has to be twice this; set model.num_experts_per_tok=4"),
+    (dict(num_key_value_heads=2), "num_key_value_heads", "is for dense families; leave it out, or set model.family"),
+    (dict(num_key_value_heads=3, family=QWEN), "num_key_value_heads", "set a divisor of model.num_attention_heads=4"),
+    (dict(head_dim=15, family=QWEN), "head_dim", "works on pairs; set an even number above 0"),
+    (dict(rope_factor=4.0, family=QWEN), "rope_factor", "qwen2 has the plain rotary embedding; set model.{key}=1"),
+    (dict(rope_original_max_position_embeddings=4096, rope_factor=8.0, family=Family.llama),
+     "rope_original_max_position_embeddings", "Megatron scales Llama 3 from 8192; set 8192"),
 ]  # fmt: skip
 
 

@@ -16,9 +16,13 @@ from modeling import hf
 from modeling.build import build_model
 from modeling.config import DType, Experts, ModelConfig, ScoringFunc
 from tests import gloo
-from tests.training.tiny import model_config
+from tests.modeling import families
+from tests.modeling.families import shape
+from tests.training.tiny import model_config, rows
 from training import parallel
-from training.parallel import ParallelConfig
+from training.config import OptimizerConfig, ParallelConfig
+from training.state import build_state
+from training.step import token_logprobs
 
 
 def built(cfg: ModelConfig, seed: int, *, noisy: bool = True, layout: ParallelConfig | None = None) -> nn.Module:
@@ -257,15 +261,18 @@ def test_a_folder_without_mtp_says_how_to_do_without(damaged):
     assert "set model.num_nextn_predict_layers=0" in load_error(damaged)
 
 
-def test_quantised_weights_are_refused(damaged):
+@pytest.mark.parametrize("scale", [None, torch.ones(1), torch.ones(2, 1), torch.ones(1, 1).bfloat16()])
+def test_quantised_weights_without_scales_of_their_blocks_are_refused(scale, damaged):
     def quantise(tensors):
         name = "model.layers.0.mlp.up_proj.weight"
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
-        tensors[f"{name}_scale_inv"] = torch.ones(1, 1)
+        if scale is not None:
+            tensors[f"{name}_scale_inv"] = scale
 
     rewrite(damaged, quantise)
     message = load_error(damaged)
-    assert "1 quantised: model.layers.0.mlp.up_proj.weight F8_E4M3" in message and "BF16" in message
+    assert "1 quantised without scales of their blocks: model.layers.0.mlp.up_proj.weight F8_E4M3" in message
+    assert "BF16" in message
 
 
 def test_damaged_files_are_named(damaged):
@@ -289,11 +296,13 @@ def test_an_index_names_files_of_its_folder_only(damaged, saved):
 @pytest.mark.parametrize(
     "settings, problem",
     [
-        (dict(model_type="llama"), "model_type=llama"),
-        (dict(hidden_act="gelu", attention_bias=True), "hidden_act=gelu, attention_bias=True cannot be built"),
-        (dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_type=linear cannot be built"),
-        (dict(norm_topk_prob=False), "norm_topk_prob=False with scoring_func=sigmoid cannot be built"),
-        (dict(scoring_func="tanh"), "tanh"),
+        (dict(model_type="gemma3"), "model_type=gemma3: is no family that is known here; give one of deepseek_v3, "),
+        (dict(hidden_act="gelu", attention_bias=True), "attention_bias=True, hidden_act=gelu: cannot be built"),
+        (dict(rope_scaling={"type": "linear", "factor": 2.0}), "rope_type=linear: cannot be built"),
+        (dict(norm_topk_prob=False), "norm_topk_prob=False: cannot be built"),
+        (dict(scoring_func="tanh"), "scoring_func=tanh: cannot be built"),
+        (dict(quantization_config={"quant_method": "awq", "bits": 4}), "quantization_quant_method=awq"),
+        (dict(rope_scaling="yarn"), "config.json"),
         (dict(hidden_size="wide"), "config.json"),
         (dict(num_experts_per_tok=9), "num_experts_per_tok=9: there are 4 experts"),
     ],
@@ -314,13 +323,33 @@ def test_an_unreadable_config_is_named(content, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["tensor", "pipeline"])
-def test_a_split_model_is_refused(key, saved):
+def test_a_split_model_is_not_saved(key, tmp_path):
     cfg = model_config()
     module = built(cfg, seed=0)
     setattr(module.config, f"{key}_model_parallel_size", 2)
-    for call in (hf.load_pretrained, hf.save_pretrained):
-        with pytest.raises(CheckpointError, match=rf"parallel\.{key}=2.*set parallel\.{key}=1"):
-            call(module, cfg, saved)
+    with pytest.raises(CheckpointError, match=rf"parallel\.{key}=2.*r1 export.*set parallel\.{key}=1"):
+        hf.save_pretrained(module, cfg, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def _losses_of_split_model(folder: str, layout: dict[str, int]) -> list[list[float]] | None:
+    """Loss of each token, from the last pipeline stage's ranks, of a folder read by ranks of this layout."""
+    cfg = hf.config_from(Path(folder))
+    parallel.init(ParallelConfig(**layout), 1)
+    state = build_state(cfg, OptimizerConfig(), ParallelConfig(**layout), stage="pretrain", init_from=Path(folder))
+    batch = rows(seed=3, batch=2)
+    logprobs = token_logprobs(state.model, [batch])
+    return logprobs[0].tolist()
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "qwen3", "llama3_scaled"])
+def test_ranks_of_any_layout_take_their_part(family, tmp_path):
+    cfg = shape(family, num_hidden_layers=4)
+    hf.save_pretrained(families.built(cfg, seed=0), cfg, tmp_path / "model")
+    whole = torch.tensor(_losses_of_split_model(str(tmp_path / "model"), {}))
+    for layout in (dict(tensor=2), dict(pipeline=2)):
+        for rank in gloo.run(_losses_of_split_model, str(tmp_path / "model"), layout, ranks=2):
+            torch.testing.assert_close(torch.tensor(rank), whole, rtol=0, atol=1e-4)
 
 
 def test_saving_replaces_a_model_but_nothing_else(tmp_path):

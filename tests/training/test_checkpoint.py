@@ -278,3 +278,15 @@ def test_killed_and_resumed_gives_the_same_losses_bit_for_bit(tmp_path, ranks):
     gloo.run(_run, str(tmp_path / "killed"), None, ranks=ranks)
     assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
     assert sorted(_losses(tmp_path / "whole")) == list(range(1, 9))
+
+
+def test_a_checkpoint_from_before_a_field_came_has_its_default(tmp_path):
+    saved = tiny.state(seed=0)
+    path = checkpoint.save(saved, tmp_path, {})
+    meta = json.loads((path / "meta.json").read_text())
+    for name in ("family", "head_dim", "tie_word_embeddings"):
+        del meta["model"][name]
+    (path / "meta.json").write_text(json.dumps(meta))
+    other = tiny.state(seed=1)
+    checkpoint.load_weights(other.module, tiny.model_config(), path)
+    tiny.close(tiny.weights(other), tiny.weights(saved), tolerance=0)
