@@ -22,11 +22,11 @@ def run(cfg: Config) -> None:
     Raises ConfigError for a question that leaves no room for an answer.
     """
     from experiments.stages import load_model
-    from modeling.generate import Generator
+    from modeling.speculate import generator_for
 
     path = model_folder(cfg)
     model, model_cfg, tokenizer = load_model(cfg, path)
-    generator = Generator(model, model_cfg)
+    generator = generator_for(model, model_cfg, cfg.sampling)
     stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
     asked = [cfg.generate.prompt] if cfg.generate.prompt else _questions(path)
     for number, question in enumerate(asked):

@@ -22,7 +22,7 @@ class Reference:
 
     def refresh(self, module: nn.Module) -> None:
         """Take the policy's present weights as the reference (R1: every 400 steps)."""
-        self._weights = {name: t.detach().clone() for name, t in _tensors(module)}
+        self._weights = {name: t.detach().clone() for name, t in weights_of(module)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return dict(self._weights)
@@ -34,13 +34,13 @@ class Reference:
     @contextmanager
     def lent_to(self, module: nn.Module) -> Iterator[None]:
         """Inside, `module` computes with the reference's weights; outside, with its own again."""
-        own = {name: tensor.data for name, tensor in _tensors(module)}
+        own = {name: tensor.data for name, tensor in weights_of(module)}
         try:
-            for name, tensor in _tensors(module):
+            for name, tensor in weights_of(module):
                 tensor.data = self._weights[name]
             yield
         finally:
-            for name, tensor in _tensors(module):
+            for name, tensor in weights_of(module):
                 tensor.data = own[name]
 
     def logprobs(self, model: nn.Module, module: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
@@ -52,7 +52,7 @@ class Reference:
             return token_logprobs(model, micro_batches)
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def weights_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and the buffers that decide routing (the expert bias)."""
     yield from module.named_parameters()
     for name, buffer in module.named_buffers():

@@ -74,7 +74,13 @@ def run_pretrain(folder: str, die_after: int | None = None, tokens: int = 3000) 
     return _in_folder(folder, die_after, stage)
 
 
-def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str, Any] | None = None) -> str:
+def run_zero(
+    base: str,
+    folder: str,
+    die_after: int | None = None,
+    rl: dict[str, Any] | None = None,
+    sampling: dict[str, Any] | None = None,
+) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
     settings = dict(
         steps=6,
@@ -94,7 +100,7 @@ def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str,
             parallel_cfg=ParallelConfig(),
             task_cfg=TaskConfig(),
             reward=RewardConfig(),
-            sampling=SamplingConfig(max_response_tokens=24),
+            sampling=SamplingConfig(**(dict(max_response_tokens=24) | (sampling or {}))),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
             cfg=RLConfig(**(settings | (rl or {}))),
             run_dir=out,

@@ -1,4 +1,4 @@
-"""The engine protocol: whatever writes answers. Local sampling today, vLLM's server behind the same two verbs."""
+"""The engine protocol: whatever writes answers. Local sampling, Megatron's engine and vLLM's server behind it."""
 
 from typing import Protocol
 
@@ -23,5 +23,9 @@ class RolloutEngine(Protocol):
         ...
 
     def load_weights(self, model: object, version: int) -> None:
-        """Take over the trainer's weights as of optimiser step `version`."""
+        """Take over the trainer's weights as of optimiser step `version`; every rank calls it."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the engine says of the answers it gave last, equal on every rank."""
         ...

@@ -1,56 +1,49 @@
-"""Rollouts in process, on the very weights that train: sampler and trainer can differ by rounding only."""
+"""Rollouts in process: on the very weights that train, or on a copy of them."""
 
-import hashlib
+from torch import nn
 
 from modeling.config import ModelConfig
-from modeling.generate import Generator, SamplingConfig
+from modeling.generate import SamplingConfig
+from modeling.speculate import SpeculativeGenerator, generator_for
 from modeling.tokenizer import Tokenizer
-from rl.types import Completion, Question
+from rl.rollout.copy import copy_weights
+from rl.rollout.sharing import Share, SharingEngine, answer_seed
+from rl.types import Question
 from training import parallel
 
 
-def answer_seed(seed: int, step: int, question_id: str, index: int) -> int:
-    """The sampling seed of one answer: a function of what is asked, not of rank, batch or order."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{question_id}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
-class LocalEngine:
-    """RolloutEngine over modeling.generate; each rank writes its share of every group, then all are shared."""
+class LocalEngine(SharingEngine):
+    """RolloutEngine over modeling.generate. On the trainer's own model it differs from it by rounding only."""
 
     def __init__(
         self,
-        model,
+        model: nn.Module,
         model_cfg: ModelConfig,
         tokenizer: Tokenizer,
         sampling: SamplingConfig,
         *,
         seed: int,
         max_rows: int = 256,
+        copies: bool = False,
     ) -> None:
-        self.tokenizer, self.sampling, self.seed, self.max_rows = tokenizer, sampling, seed, max_rows
-        self.generator = Generator(model, model_cfg)
-        self.stop_ids = {tokenizer.eos_id, tokenizer.answer_end_id}
-        self.version = 0
+        """copies: `model` is the sampler's own, and load_weights copies the trainer's weights into it."""
+        super().__init__(tokenizer, sampling, seed=seed)
+        self.max_rows, self.own = max_rows, model if copies else None
+        self.generator = generator_for(model, model_cfg, sampling)
 
-    def prompt_ids(self, question: Question) -> list[int]:
-        """Token ids of the question's prompt."""
-        return self.tokenizer.encode(question.prompt)
-
-    @property
-    def pad_id(self) -> int:
-        return self.tokenizer.pad_id
-
-    def load_weights(self, model, version: int) -> None:
-        """The weights are the trainer's own; only what was derived from them (absorbed matrices) is made anew."""
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        """Take over the weights: they are the trainer's own, or copied; what is derived from them is made anew."""
+        if self.own is not None:
+            copy_weights(model, self.own)
         self.generator.refresh()
         self.version = version
 
-    def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
-        """[question][group] answers, the same list on every rank (gathered)."""
+    def write(self, questions: list[Question], group_size: int, *, step: int) -> Share:
+        """This rank's share: every data-parallel rank writes as many answers to each question, or one more."""
         prompts = [self.prompt_ids(q) for q in questions]
         places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
         mine = places[parallel.data_rank() :: parallel.data_size()]
+        before = self._drafted()
         sampled = self.generator.generate(
             [prompts[q] for q, _ in mine],
             self.sampling,
@@ -58,26 +51,11 @@ class LocalEngine:
             stop_ids=self.stop_ids,
             max_rows=self.max_rows,
         )
-        answers = {}
-        for share in parallel.gather_objects(list(zip(mine, sampled, strict=True))):
-            answers.update(share)
-        return [[self._completion(answers[q, g]) for g in range(group_size)] for q in range(len(questions))]
+        drafted = [now - then for now, then in zip(self._drafted(), before, strict=True)]
+        return Share(list(zip(mine, sampled, strict=True)), self.version, *drafted)
 
-    def _completion(self, sampled) -> Completion:
-        return Completion(
-            tokens=sampled.tokens,
-            text=self.tokenizer.decode(sampled.tokens),
-            sampler_logprobs=sampled.logprobs,
-            entropies=sampled.entropies,
-            stopped=sampled.stopped,
-            version=self.version,
-            thinking_tokens=self._thinking_tokens(sampled.tokens),
-        )
-
-    def _thinking_tokens(self, tokens: list[int]) -> int:
-        """Tokens between <think> and </think>, or to the end where it is not closed."""
-        if self.tokenizer.think_id not in tokens:
-            return 0
-        start = tokens.index(self.tokenizer.think_id) + 1
-        rest = tokens[start:]
-        return rest.index(self.tokenizer.think_end_id) if self.tokenizer.think_end_id in rest else len(rest)
+    def _drafted(self) -> tuple[int, int]:
+        """Tokens proposed and accepted so far."""
+        generator = self.generator
+        speculative = isinstance(generator, SpeculativeGenerator)
+        return (generator.proposed, generator.accepted) if speculative else (0, 0)
