@@ -73,7 +73,9 @@ def test_answers_come_with_the_network_s_logprobs(on_cpu, network, tokenizer, sa
             logits = full_logits(network[0], [*prompt, *answer.tokens])[len(prompt) - 1 : -1]
             p = distribution(logits.clone(), sampling)
             taken = p.gather(1, torch.tensor(answer.tokens).unsqueeze(1)).squeeze(1).log()
-            torch.testing.assert_close(torch.tensor(answer.sampler_logprobs), taken, rtol=0, atol=2e-3)
+            # The token at the nucleus' border, whose share may round to either side, holds up to 1 %.
+            tolerance = 1e-5 if sampling.top_p == 1 else 1e-2
+            torch.testing.assert_close(torch.tensor(answer.sampler_logprobs), taken, rtol=0, atol=tolerance)
             stops = [token in engine.stop_ids for token in answer.tokens]
             assert stops.index(True) == len(stops) - 1 if answer.stopped else not any(stops) and len(stops) == 12
 
