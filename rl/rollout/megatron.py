@@ -18,7 +18,7 @@ from modeling.sampling import Sampled, SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import Placement, RolloutConfig
 from rl.rollout.copy import copy_weights, second_network
-from rl.rollout.paged import paged_attention, paged_latent_attention
+from rl.rollout.paged import paged_attention, paged_decode
 from rl.rollout.sharing import Share, SharingEngine, answer_seed
 from rl.types import Question
 from training import parallel
@@ -197,29 +197,34 @@ def _cache_latents(module: nn.Module, cfg: ModelConfig) -> list[nn.Module]:
         attention.up_k_weight, attention.up_v_weight = weight.split([cfg.qk_nope_head_dim, cfg.v_head_dim], 1)
         attention.linear_kv_up_proj_linear = up
         attention.cache_mla_latents = True
+        # It would expand the whole cache to keys and values of every head, at each step that reads a prompt.
+        attention.uncompress_kv_from_cache = lambda latents: (latents, latents)
     return attentions
 
 
 def _kernel(attention: nn.Module, context: Any, cfg: ModelConfig) -> Any:
-    """The attention kernel that Megatron's MLA calls, with what core 0.19.2 leaves out: whether all requests decode.
+    """The attention kernel that Megatron's MLA calls, on latents in every step.
 
-    FlashMLA and FlashAttention where they are installed and FlashMLA has the shape, else torch.
+    FlashMLA where it is installed and has the shape, else torch. Megatron's own method would take it, but core 0.19.2
+    calls it without its last argument, whether all requests decode.
     """
     from megatron.core.transformer import attention as kernels
 
-    flash = kernels.HAVE_FMLA and (kernels.HAVE_FA4 or kernels.HAVE_FA3 or kernels.flash_attn_varlen_func is not None)
+    rank, nope = cfg.kv_lora_rank, cfg.qk_nope_head_dim
     theirs, scale = attention.flash_decode_and_prefill, attention.softmax_scale
-    if flash and (cfg.kv_lora_rank, cfg.qk_rope_head_dim) == (512, 64):
-        return lambda *args: theirs(*args, context.is_decode_only())
+    flash = kernels.HAVE_FMLA and (rank, cfg.qk_rope_head_dim) == (512, 64)
 
     def kernel(
-        q: Tensor, k: Tensor, v: Tensor | None, max_q: int, max_k: int, starts: Tensor, _: Tensor, *where: Tensor
+        q: Tensor, k: Tensor, v: Tensor | None, max_q: int, max_k: int, starts: Tensor, sums: Tensor, *where: Tensor
     ) -> Tensor:
         lengths, pages = where
-        if context.is_decode_only():
-            out = paged_latent_attention(q.squeeze(1), k, lengths, pages, cfg.kv_lora_rank, scale)
-        else:
-            out = paged_attention(q.squeeze(1), k, v, starts, lengths, pages, scale)
-        return out.unsqueeze(1)
+        if context.is_decode_only():  # W_UK is in the query already, and Megatron multiplies by W_UV afterwards
+            if flash:
+                return theirs(q, k, v, max_q, max_k, starts, sums, lengths, pages, True)
+            return paged_decode(q.squeeze(1), k, lengths, pages, rank, scale).unsqueeze(1)
+        q = q.squeeze(1)
+        content = torch.einsum("thd,hdc->thc", q[..., :nope], attention.up_k_weight)
+        out = paged_attention(torch.cat([content, q[..., nope:]], -1), k, starts, lengths, pages, rank, scale)
+        return torch.einsum("thc,hdc->thd", out, attention.up_v_weight).unsqueeze(1)
 
     return kernel

@@ -13,7 +13,7 @@ from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import Placement, RolloutConfig
 from rl.rollout import megatron
-from rl.rollout.paged import paged_attention, paged_latent_attention
+from rl.rollout.paged import paged_attention, paged_decode
 from rl.types import Question
 from tests.modeling.test_decode import full_logits, model
 from training.config import ParallelConfig
@@ -61,14 +61,15 @@ def network():
 )
 def test_answers_come_with_the_network_s_logprobs(on_cpu, network, tokenizer, sampling, placement):
     """Twice, so that the engine was suspended in between; more requests than places, of different lengths."""
-    sampling = SamplingConfig(max_response_tokens=12, **sampling)
+    sampling = SamplingConfig(max_response_tokens=10, **sampling)
     engine = engine_of(network, tokenizer, sampling, placement=placement)
-    first = engine.generate(QUESTIONS, 6, step=0)
-    assert engine.generate(QUESTIONS, 6, step=0) == first != engine.generate(QUESTIONS, 6, step=1)
+    first = engine.generate(QUESTIONS, 5, step=0)
+    assert engine.generate(QUESTIONS, 5, step=0) == first
+    assert engine.generate(QUESTIONS[:1], 5, step=1)[0] != first[0]
     assert {a.stopped for group in first for a in group} == {True, False}
     for question, group in zip(QUESTIONS, first, strict=True):
         prompt = engine.prompt_ids(question)
-        assert len(group) == 6
+        assert len(group) == 5
         for answer in group:
             logits = full_logits(network[0], [*prompt, *answer.tokens])[len(prompt) - 1 : -1]
             p = distribution(logits.clone(), sampling)
@@ -77,7 +78,7 @@ def test_answers_come_with_the_network_s_logprobs(on_cpu, network, tokenizer, sa
             tolerance = 1e-5 if sampling.top_p == 1 else 1e-2
             torch.testing.assert_close(torch.tensor(answer.sampler_logprobs), taken, rtol=0, atol=tolerance)
             stops = [token in engine.stop_ids for token in answer.tokens]
-            assert stops.index(True) == len(stops) - 1 if answer.stopped else not any(stops) and len(stops) == 12
+            assert stops.index(True) == len(stops) - 1 if answer.stopped else not any(stops) and len(stops) == 10
 
 
 @needs_layer
@@ -129,47 +130,45 @@ def pages_of(texts: list[torch.Tensor], size: int = 4) -> tuple[torch.Tensor, to
 
 
 def test_paged_attention_equals_attention_over_whole_rows():
+    """New tokens of three requests, a place without a request and padding; heads share the latents."""
     generator = torch.Generator().manual_seed(1)
-    lengths, new, heads, scale = [9, 4, 13], [9, 1, 3], 3, 0.3
-    q = [torch.randn(n, heads, 6, generator=generator) for n in new]
-    k = [torch.randn(n, heads, 6, generator=generator) for n in lengths]
-    v = [torch.randn(n, heads, 5, generator=generator) for n in lengths]
-    (keys, table), (values, _) = pages_of(k), pages_of(v)
-    starts = torch.tensor([0, 9, 10, 13, 13])  # a fourth place without a request, and two rows of padding
-    query = torch.cat([*q, torch.ones(2, heads, 6)])
-    sizes = torch.tensor([*lengths, 0])
-    pages = torch.cat([table, table[:1]])
-    out = paged_attention(query, keys, values, starts, sizes, pages, scale)
+    lengths, new, heads, rank, scale = [9, 4, 13], [9, 1, 3], 3, 5, 0.3
+    queries = [torch.randn(n, heads, 7, generator=generator) for n in new]
+    texts = [torch.randn(n, 7, generator=generator) for n in lengths]
+    latents, table = pages_of(texts)
+    starts = torch.tensor([0, 9, 10, 13, 13])
+    query, pages = torch.cat([*queries, torch.ones(2, heads, 7)]), torch.cat([table, table[:1]])
+    out = paged_attention(query, latents, starts, torch.tensor([*lengths, 0]), pages, rank, scale)
     for row, (begin, end) in enumerate([(0, 9), (9, 10), (10, 13)]):
         mask = torch.ones(end - begin, lengths[row], dtype=torch.bool).tril(lengths[row] - (end - begin))
+        keys = texts[row].expand(heads, -1, -1)
         expected = torch.nn.functional.scaled_dot_product_attention(
-            *(x.transpose(0, 1) for x in (q[row], k[row], v[row])), attn_mask=mask, scale=scale
+            queries[row].transpose(0, 1), keys, keys[..., :rank], attn_mask=mask, scale=scale
         )
         torch.testing.assert_close(out[begin:end], expected.transpose(0, 1))
     assert (out[13:] == 0).all()
 
 
-def test_latent_attention_equals_attention_with_one_shared_head():
+def test_decoding_attention_equals_attention_over_whole_rows():
     generator = torch.Generator().manual_seed(2)
     lengths, heads, rank, scale = [9, 4, 13], 3, 5, 0.3
     query = torch.randn(3, heads, 7, generator=generator)
     texts = [torch.randn(n, 7, generator=generator) for n in lengths]
     latents, table = pages_of(texts)
-    out = paged_latent_attention(query, latents, torch.tensor(lengths), table, rank, scale)
+    out = paged_decode(query, latents, torch.tensor(lengths), table, rank, scale)
     for row, text in enumerate(texts):
         weights = (scale * query[row] @ text.T).softmax(-1)
         torch.testing.assert_close(out[row], weights @ text[:, :rank])
 
 
-def test_flash_kernels_are_told_whether_all_requests_decode(network, monkeypatch):
-    """Core 0.19.2 calls its own kernel without that argument; with FlashMLA's shape and kernels there, we add it."""
+def test_flash_kernels_are_told_that_all_requests_decode(network, monkeypatch):
+    """Core 0.19.2 calls its own kernel without that argument; where FlashMLA is there and has the shape, we add it."""
     from megatron.core.transformer import attention as kernels
 
     monkeypatch.setattr(kernels, "HAVE_FMLA", True)
-    monkeypatch.setattr(kernels, "flash_attn_varlen_func", print)
 
     class Shape:
-        kv_lora_rank, qk_rope_head_dim = 512, 64
+        kv_lora_rank, qk_rope_head_dim, qk_nope_head_dim = 512, 64, 128
 
     class Attention:
         softmax_scale = 1.0
