@@ -17,7 +17,7 @@ class SamplingConfig:
     """Longest response in tokens."""
     speculative: bool = False
     """Let the MTP module propose every next token and the model check it: the same distribution, one or two tokens a
-    step. Pays where few rows are written at a time."""
+    step. Pays where reading the weights takes a step's time: few answers at a time on a GPU, not on CPU cores."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
