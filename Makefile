@@ -1,7 +1,7 @@
 # Whatever you type first sets up .venv by itself. ARGS passes settings on: make reproduce ARGS="run.seed=1"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce quick test dashboard mlflow bench lint base dev
+.PHONY: help setup vllm-env reproduce quick test dashboard mlflow bench lint base dev
 unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 bin := .venv/bin
@@ -11,11 +11,14 @@ help:
 	@echo "make quick       R1-Zero on the released base (5 minutes)"
 	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
-	@echo "make setup       only the environment (GPU=1 adds Transformer Engine)"
+	@echo "make setup       only the environment (GPU=1 adds Transformer Engine);  make vllm-env  vLLM's own, for rollouts"
 	@echo "$(bin)/r1 --help  every command"
 
 setup: base
 	@$(if $(GPU),scripts/setup.sh gpu)
+
+vllm-env:
+	@scripts/setup.sh vllm
 
 reproduce quick:
 	@start=$$(date +%s); scripts/setup.sh base && export R1_SETUP_SECONDS=$$(($$(date +%s) - start)) && \

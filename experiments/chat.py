@@ -22,13 +22,13 @@ def run(cfg: Config) -> None:
     Raises ConfigError for a question that leaves no room for an answer.
     """
     from experiments.stages import load_model
-    from modeling.generate import Generator
+    from modeling.speculate import generator_for
     from modeling.stop import StopText
     from rl.tasks.base import prompter
 
     path = model_folder(cfg)
     model, model_cfg, tokenizer = load_model(cfg, path)
-    generator = Generator(model, model_cfg)
+    generator = generator_for(model, model_cfg, cfg.sampling)
     stop_ids, stop_text = tokenizer.stop_ids, StopText.of(tokenizer, model_cfg, generator.device)
     template = prompter(cfg.task.template, tokenizer)
     asked = [cfg.generate.prompt] if cfg.generate.prompt else _questions(path)

@@ -15,7 +15,7 @@ from infra.errors import ConfigError
 from modeling.config import ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
-from rl.config import OldLogprobs, RLConfig
+from rl.config import EngineName, OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
 from rl.rewards.base import RewardConfig
 from rl.tasks.base import TaskConfig
@@ -159,13 +159,35 @@ def _check_lengths(cfg: Config) -> None:
 
 
 def _check_sampling(cfg: Config) -> None:
-    """What RL assumes of the sampler: variety, and logprobs that mean what the trainer's mean."""
+    """What RL assumes of the sampler: logprobs that mean what the trainer's mean, and a drafter where one is wanted."""
     if cfg.rl.old_logprobs is OldLogprobs.sampler and (cfg.sampling.temperature != 1 or cfg.sampling.top_p < 1):
         raise ConfigError(
             "rl.old_logprobs",
             "sampler",
             f"temperature={cfg.sampling.temperature}, top_p={cfg.sampling.top_p} make them of another distribution",
             "set rl.old_logprobs=trainer",
+        )
+    if cfg.rl.importance_cap > 0 and (cfg.sampling.temperature != 1 or cfg.sampling.top_p < 1):
+        raise ConfigError(
+            "rl.importance_cap",
+            cfg.rl.importance_cap,
+            f"temperature={cfg.sampling.temperature}, top_p={cfg.sampling.top_p} make the sampler's logprobs of "
+            "another distribution than the trainer's",
+            "set sampling.temperature=1 sampling.top_p=1, or rl.importance_cap=0",
+        )
+    if cfg.sampling.speculative and not cfg.model.num_nextn_predict_layers:
+        raise ConfigError(
+            "sampling.speculative",
+            "true",
+            "the network has no MTP module (model.num_nextn_predict_layers=0)",
+            "set sampling.speculative=false",
+        )
+    if cfg.sampling.speculative and cfg.rl.rollout.engine is not EngineName.local:
+        raise ConfigError(
+            "sampling.speculative",
+            "true",
+            f"drafts by MTP are of our own engine, not of {cfg.rl.rollout.engine.name}'s",
+            "set rl.rollout.engine=local, or sampling.speculative=false",
         )
 
 

@@ -42,7 +42,7 @@ class LatentCache:
     def __init__(self, latents: Tensor, lengths: Tensor) -> None:
         self.latents, self.lengths = latents, lengths
         self.rows = torch.arange(len(lengths), device=lengths.device)
-        self.longest = [max(part) for part in _parts(lengths.tolist())]
+        self.longest = [max(part) for part in chunked(lengths.tolist())]
 
     def __len__(self) -> int:
         return self.rows.shape[0]
@@ -53,6 +53,16 @@ class LatentCache:
         self.longest = [min(length + 1, limit) for length in self.longest]
         if max(self.longest) > self.latents.shape[2]:
             self.latents = F.pad(self.latents, (0, 0, 0, GROW))
+
+    def reserve(self, columns: int) -> None:
+        """Room for so many positions in every row."""
+        if columns > self.latents.shape[2]:
+            self.latents = F.pad(self.latents, (0, 0, 0, columns - self.latents.shape[2] + GROW))
+
+    def keep(self, lengths: Tensor) -> None:
+        """Of each row the first lengths [rows] tokens count; what lies beyond is written again."""
+        self.lengths = lengths
+        self.longest = [max(part) for part in chunked(lengths.tolist())]
 
     @staticmethod
     def gather(parts: list[tuple["LatentCache", Tensor]]) -> "LatentCache":
@@ -69,7 +79,7 @@ class LatentCache:
         return LatentCache(latents, lengths)
 
 
-def _parts(items: Any) -> list[Any]:
+def chunked(items: Any) -> list[Any]:
     """Cut a list or tensor into runs of CHUNK_ROWS."""
     return [items[at : at + CHUNK_ROWS] for at in range(0, len(items), CHUNK_ROWS)]
 
@@ -103,12 +113,18 @@ class Decoder:
     @torch.inference_mode()
     def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, LatentCache]:
         """Read prompts of any lengths -> logits after the last token of each [rows, vocab] FP32, and their cache."""
+        logits, _, cache = self._read(prompts, len(self.layers))
+        return logits, cache
+
+    def _read(self, prompts: list[list[int]], depth: int) -> tuple[Tensor, Tensor, LatentCache]:
+        """The same with a cache of `depth` layers -> logits, hidden state of the last token [rows, hidden], cache."""
         longest = max(len(prompt) for prompt in prompts)
         self._rotations(longest)
         device, width = self.head.device, self.layers[0][0].cached
         capacity = (longest // GROW + 1) * GROW
-        latents = self.head.new_zeros(len(self.layers), len(prompts), capacity, width)
+        latents = self.head.new_zeros(depth, len(prompts), capacity, width)
         logits = torch.empty(len(prompts), self.head.shape[0], device=device)
+        ends = self.head.new_empty(len(prompts), self.head.shape[1])
 
         # Prompts of like length go together: little padding.
         order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
@@ -119,12 +135,21 @@ class Decoder:
             last = torch.tensor([len(prompts[row]) - 1 for row in rows], device=device)
             places = torch.tensor(rows, device=device)
             hidden = self._prefill(ids, places, latents)
-            logits[places] = self._logits(hidden[torch.arange(len(rows), device=device), last])
-        return logits, LatentCache(latents, torch.tensor([len(prompt) for prompt in prompts], device=device))
+            ends[places] = end = hidden[torch.arange(len(rows), device=device), last]
+            logits[places] = self._logits(end)
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        return logits, ends, LatentCache(latents, lengths)
 
     def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor) -> Tensor:
         """ids [rows, seq] -> hidden [rows, seq, hidden]; the latents go to their places."""
         rows, seq = ids.shape
+        positions = torch.arange(seq, device=ids.device).repeat(rows)
+        attend = self._causal(rows, seq, places, latents)
+        return self._walk(ids.flatten(), positions, attend).unflatten(0, (rows, seq))
+
+    @staticmethod
+    def _causal(rows: int, seq: int, places: Tensor, latents: Tensor) -> Attend:
+        """Attention of whole rows from position 0 on; their latents go to their places."""
 
         def attend(number: int, layer: Attention | GroupedAttention, query: Tensor, latent: Tensor) -> Tensor:
             latent = latent.unflatten(0, (rows, seq))
@@ -132,8 +157,7 @@ class Decoder:
             # Causal, and padding comes last: no token sees any.
             return layer.prefill(query.unflatten(0, (rows, seq)), latent).flatten(0, 1)
 
-        positions = torch.arange(seq, device=ids.device).repeat(rows)
-        return self._walk(ids.flatten(), positions, attend).unflatten(0, (rows, seq))
+        return attend
 
     @torch.inference_mode()
     def step(self, ids: Tensor, cache: LatentCache) -> Tensor:
@@ -147,7 +171,7 @@ class Decoder:
         hidden = (columns > positions.unsqueeze(1)).unsqueeze(1)
         masks = [
             torch.zeros(len(part), 1, longest, device=ids.device).masked_fill_(part[..., :longest], float("-inf"))
-            for part, longest in zip(_parts(hidden), cache.longest, strict=True)
+            for part, longest in zip(chunked(hidden), cache.longest, strict=True)
         ]
 
         def attend(number: int, layer: Attention | GroupedAttention, query: Tensor, latent: Tensor) -> Tensor:

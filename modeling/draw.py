@@ -27,14 +27,32 @@ def draw(logits: Tensor, uniform: Tensor, sampling: SamplingConfig) -> tuple[Ten
     weights = logits.exp()
     if sampling.top_p < 1:
         return _nucleus(weights, uniform, sampling.top_p)
-    token, total = _invert(weights, uniform)
+    token, total = invert(weights, uniform)
     log_total = total.log()
     logprob = logits.gather(1, token).sub_(log_total)
     entropy = log_total.squeeze(1) - torch.linalg.vecdot(weights, logits) / total.squeeze(1)
     return token.squeeze(1), logprob.squeeze(1), entropy
 
 
-def _invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+def distribution(logits: Tensor, sampling: SamplingConfig) -> Tensor:
+    """The probabilities that draw draws from, after temperature and top-p. logits [rows, vocab] FP32 are overwritten.
+
+    Example: logits log([[.5, .3, .2]]) give [[.5, .3, .2]], with top_p .7 [[.625, .375, 0]], greedily [[1, 0, 0]].
+    """
+    if sampling.temperature == 0:
+        return torch.zeros_like(logits).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
+    if sampling.temperature != 1:
+        logits.div_(sampling.temperature)
+    weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+    if sampling.top_p < 1:
+        kept, ids = weights.sort(-1, descending=True)
+        upto = kept.cumsum(-1)
+        kept.masked_fill_(upto - kept >= sampling.top_p * upto[:, -1:], 0.0)
+        weights = torch.zeros_like(weights).scatter_(1, ids, kept)
+    return weights.div_(weights.sum(-1, keepdim=True))
+
+
+def invert(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """weights [rows, n] not normalised, uniform [rows, 1] -> index drawn and sum of weights, each [rows, 1]."""
     rows, n = weights.shape
     blocks = weights.view(rows, -1, BLOCK if n % BLOCK == 0 else n)

@@ -5,7 +5,7 @@ A row's answer depends on its seed, its prompt and the weights; not on the rows 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -27,8 +27,10 @@ COMPACT_SHARE = 0.12
 class Generator:
     """Samples with the weights of a Megatron model (modeling.build), which it reads in place."""
 
+    decoder_type: type[Decoder] = Decoder
+
     def __init__(self, model: nn.Module, cfg: ModelConfig) -> None:
-        self.cfg, self.decoder = cfg, Decoder(model, cfg)
+        self.cfg, self.decoder = cfg, self.decoder_type(model, cfg)
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +62,7 @@ class Generator:
         if max_rows < 1:
             raise ConfigError("max_rows", max_rows, "has to be positive", "set 256")
         self._check(prompts)
-        run = _Run(self, prompts, sampling, seeds, stop_ids, stop_text, max_rows)
+        run = self._run(prompts, sampling, seeds, stop_ids, stop_text, max_rows)
         while run.step():
             pass
         return run.answers()
@@ -76,9 +78,20 @@ class Generator:
     ) -> Iterator[int]:
         """The ids of one answer as they are drawn: those that generate gives for the same seed."""
         self._check([prompt])
-        return self._stream(_Run(self, [prompt], sampling, [seed], stop_ids, stop_text, 1))
+        return self._stream(self._run([prompt], sampling, [seed], stop_ids, stop_text, 1))
 
-    def _stream(self, run: "_Run") -> Iterator[int]:
+    def _run(
+        self,
+        prompts: list[list[int]],
+        sampling: SamplingConfig,
+        seeds: list[int],
+        stop_ids: set[int],
+        stop_text: StopText | None,
+        max_rows: int,
+    ) -> "Run":
+        return Run(self, prompts, sampling, seeds, stop_ids, stop_text, max_rows)
+
+    def _stream(self, run: "Run") -> Iterator[int]:
         seen = 0
         while run.step():
             for _, token, _, _ in run.drawn[seen:]:
@@ -104,7 +117,7 @@ class Generator:
 
 
 @dataclass(slots=True)
-class _Rows:
+class Rows:
     """The answers being written, each field [rows]. The last token of each is drawn but not in the cache yet."""
 
     job: Tensor
@@ -120,13 +133,13 @@ class _Rows:
     said: Tensor
     "How much of the stop text the answer ends with (StopText)."
     uniform: Tensor
-    "Numbers in [0, 1), one for each token, [rows, longest limit + 1]."
+    "Numbers in [0, 1) that decide the tokens, [rows, longest limit + 1]."
 
-    def __getitem__(self, rows: Tensor) -> "_Rows":
-        return _Rows(*(getattr(self, name)[rows] for name in self.__slots__))
+    def __getitem__(self, rows: Tensor) -> "Rows":
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def __add__(self, other: "_Rows") -> "_Rows":
-        return _Rows(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in self.__slots__))
+    def __add__(self, other: "Rows") -> "Rows":
+        return type(self)(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
 
 
 @dataclass(slots=True)
@@ -141,7 +154,7 @@ class _Read:
     cache: LatentCache
 
 
-class _Run:
+class Run:
     """One call of generate: rows join, draw a token each step, and leave."""
 
     def __init__(
@@ -166,7 +179,7 @@ class _Run:
             first.setdefault(tuple(prompt), number)
         self.waiting = sorted(range(len(prompts)), key=lambda number: first[tuple(prompts[number])])[::-1]
         self.read: _Read | None = None
-        self.rows: _Rows | None = None
+        self.rows: Rows | None = None
         self.cache: LatentCache | None = None
         self.num_alive = 0
         self.drawn: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -175,13 +188,17 @@ class _Run:
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """Let rows leave and join, or draw one token in every row. False when all answers are there."""
+        """Let rows leave and join, or draw in every row. False when all answers are there."""
         size = 0 if self.rows is None else len(self.rows.job)
         if not self.num_alive or size - self.num_alive >= max(1, COMPACT_SHARE * size):
             return self._change_rows()
+        self._advance()
+        return True
+
+    def _advance(self) -> None:
+        """Draw one token in every row."""
         logits = self.decoder.step(self.rows.token, self.cache)
         self.rows, self.num_alive = self._draw(self.rows, logits)
-        return True
 
     def answers(self) -> list[Sampled]:
         """The answers in the order of the prompts."""
@@ -220,7 +237,7 @@ class _Run:
         self.num_alive = int(rows.alive.sum())
         return True
 
-    def _admit(self, count: int) -> tuple[_Rows, tuple[LatentCache, Tensor]]:
+    def _admit(self, count: int) -> tuple[Rows, tuple[LatentCache, Tensor]]:
         """Up to count waiting prompts with their first token drawn, and where their latents are."""
         if self.read is None or not self.read.jobs:
             self.read = self._read_prompts()
@@ -228,7 +245,7 @@ class _Run:
         jobs = [read.jobs.pop() for _ in range(min(count, len(read.jobs)))]
         place = torch.tensor([read.place[job] for job in jobs], device=self.device)
         zero = torch.zeros(len(jobs), dtype=torch.long, device=self.device)
-        rows = _Rows(
+        rows = Rows(
             job=torch.tensor(jobs, device=self.device),
             token=zero,
             count=zero,
@@ -256,15 +273,23 @@ class _Run:
             row[: self.limits[job]] = generator.random(self.limits[job], dtype=np.float32)
         return torch.from_numpy(numbers).to(self.device)
 
-    def _draw(self, rows: _Rows, logits: Tensor) -> tuple[_Rows, int]:
+    def _draw(self, rows: Rows, logits: Tensor) -> tuple[Rows, int]:
         """Draw each row's next token -> the rows after it, and how many have not ended."""
-        uniform = rows.uniform.gather(1, rows.count.unsqueeze(1))
-        token, logprob, entropy = draw(logits, uniform, self.sampling)
+        token, logprob, entropy = draw(logits, self._uniform(rows), self.sampling)
         self.drawn.append((rows.job, token, logprob, entropy))
+        rows = self._ended(rows, token)
+        return rows, int(rows.alive.sum())
+
+    def _ended(self, rows: Rows, token: Tensor) -> Rows:
+        """The rows after they drew token [rows]."""
         count = rows.count + rows.alive
         alive = rows.alive & (count < rows.limit) & ~self.stops[token]
         said = rows.said
         if self.stop_text is not None:
             said = torch.where(rows.alive, self.stop_text.after(said, token), said)
             alive &= said < self.stop_text.end
-        return replace(rows, token=token, count=count, alive=alive, said=said), int(alive.sum())
+        return replace(rows, token=token, count=count, alive=alive, said=said)
+
+    def _uniform(self, rows: Rows) -> Tensor:
+        """The number that decides each row's next token, [rows, 1]."""
+        return rows.uniform.gather(1, rows.count.unsqueeze(1))

@@ -15,6 +15,9 @@ class SamplingConfig:
     """Draw from the smallest set of likeliest tokens that holds this much probability; 1 draws from all."""
     max_response_tokens: int = 256
     """Longest response in tokens."""
+    speculative: bool = False
+    """Let the MTP module propose every next token and the model check it: the same distribution, one or two tokens a
+    step. Pays where reading the weights takes a step's time: few answers at a time on a GPU, not on CPU cores."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):

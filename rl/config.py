@@ -50,6 +50,120 @@ class GRPOConfig:
             raise ConfigError("rl.objective.kl_coef", self.kl_coef, "a negative weight rewards drift", "set 0 or more")
 
 
+class EngineName(Enum):
+    """Who writes the answers."""
+
+    local = "local"
+    megatron = "megatron"
+    vllm = "vllm"
+
+
+class Placement(Enum):
+    """Where the sampler's weights live."""
+
+    colocated = "colocated"
+    separate = "separate"
+
+
+class WeightSync(Enum):
+    """How vLLM takes over new weights."""
+
+    reload = "reload"
+    restart = "restart"
+
+
+@dataclass(kw_only=True, slots=True)
+class VLLMConfig:
+    """vLLM's server, in an environment of its own (`make vllm-env`); read where rl.rollout.engine=vllm."""
+
+    url: str = ""
+    "A server that runs already, on the folder run.dir/sampler and with VLLM_SERVER_DEV_MODE=1; empty: start one."
+    python: str = ".venv-vllm/bin/python"
+    "Interpreter of vLLM's environment."
+    tensor: int = 1
+    "GPUs that the server cuts each matrix over."
+    sync: WeightSync = WeightSync.reload
+    "New weights by reload in the running server, or by restart: slower, and independent of its development endpoints."
+    start_timeout_s: float = 1800.0
+    "Seconds until a started server has to answer."
+    request_timeout_s: float = 3600.0
+    "Seconds until a group of answers has to be there."
+    retries: int = 3
+    "Further attempts at a request that failed for want of a connection or by an error of the server."
+    requests: int = 64
+    "Groups asked for at the same time by one rank."
+
+    def __post_init__(self) -> None:
+        for key in ("tensor", "start_timeout_s", "request_timeout_s", "requests"):
+            if getattr(self, key) <= 0:
+                raise ConfigError(f"rl.rollout.vllm.{key}", getattr(self, key), "has to be positive", "set 1 or more")
+        if self.retries < 0:
+            raise ConfigError("rl.rollout.vllm.retries", self.retries, "cannot be negative", "set 0 for none")
+        if self.url and not self.url.startswith(("http://", "https://")):
+            raise ConfigError("rl.rollout.vllm.url", self.url, "is no address", "set it as in http://10.0.0.1:8000")
+        if self.url and self.sync is WeightSync.restart:
+            raise ConfigError(
+                "rl.rollout.vllm.sync",
+                "restart",
+                "a server at rl.rollout.vllm.url is not ours to restart",
+                "set reload",
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutConfig:
+    """Who writes the answers, where, and when."""
+
+    engine: EngineName = EngineName.local
+    "local (modeling/generate.py), megatron (Megatron's dynamic engine in process) or vllm (a server); two need CUDA."
+    placement: Placement = Placement.colocated
+    "colocated: on the trainer's devices, in turn with it; separate: the sampler keeps weights and memory of its own."
+    devices: str = ""
+    "CUDA devices of a separate sampler, as in 4,5,6,7; empty: the trainer's."
+    one_step_off: bool = False
+    "Write the next step's answers while this one trains, with the weights it began with; needs placement=separate."
+    gpu_memory: float = 0.85
+    "Share of a GPU's memory that vllm may take (lower where colocated)."
+    cache_gib: int = 20
+    "GiB of a GPU that megatron's key-value cache takes."
+    vllm: VLLMConfig = field(default_factory=VLLMConfig)
+    "vLLM's server."
+
+    def __post_init__(self) -> None:
+        separate = self.placement is Placement.separate
+        if self.one_step_off and not separate:
+            raise ConfigError(
+                "rl.rollout.one_step_off",
+                "true",
+                "the trainer would change the weights while answers are written with them",
+                "set rl.rollout.placement=separate",
+            )
+        if self.one_step_off and self.engine is EngineName.megatron:
+            raise ConfigError(
+                "rl.rollout.one_step_off",
+                "true",
+                "Megatron's inference mode is one for the whole process, training included",
+                "set rl.rollout.engine=vllm or local",
+            )
+        if self.devices and (not separate or self.engine is EngineName.megatron):
+            why = "a colocated sampler is" if not separate else "Megatron's process groups are"
+            remedy = "set rl.rollout.placement=separate" if not separate else "set rl.rollout.devices="
+            raise ConfigError("rl.rollout.devices", self.devices, f"{why} on the trainer's devices", remedy)
+        if not all(part.isdigit() for part in self.devices.split(",") if self.devices):
+            raise ConfigError("rl.rollout.devices", self.devices, "is no list of numbers", "set it as in 4,5,6,7")
+        if self.vllm.url and not separate:
+            raise ConfigError(
+                "rl.rollout.vllm.url",
+                self.vllm.url,
+                "a server that runs already keeps its GPUs",
+                "set rl.rollout.placement=separate",
+            )
+        if not 0 < self.gpu_memory < 1:
+            raise ConfigError("rl.rollout.gpu_memory", self.gpu_memory, "is a share", "set it between 0 and 1")
+        if self.cache_gib < 1:
+            raise ConfigError("rl.rollout.cache_gib", self.cache_gib, "leaves no cache", "set 1 or more")
+
+
 @dataclass(kw_only=True, slots=True)
 class RLConfig:
     """One GRPO stage; R1-Zero at full scale: 32 questions x 16 answers, lr 3e-6, kl 0.001, clip 10 (R1 §2.2)."""
@@ -72,6 +186,8 @@ class RLConfig:
     "Leave out groups whose answers all scored the same; with kl_coef > 0 they stay, as their KL has a gradient."
     old_logprobs: OldLogprobs = OldLogprobs.trainer
     "Whose logprobs are the ratio's denominator; sampler saves a forward pass where both run the same modules."
+    importance_cap: float = 0.0
+    "Weigh each token by min(cap, p_trainer / p_sampler), for answers of another engine or of older weights; 0: off."
     reference_every: int = 400
     "Steps after which the reference policy is replaced by the present one (R1: 400); read where kl_coef > 0."
     objective: GRPOConfig = field(default_factory=GRPOConfig)
@@ -88,6 +204,8 @@ class RLConfig:
     "Padded tokens of one forward and backward pass on one rank."
     sample_groups: int = 4
     "Groups of each step whose answers are kept, all of them, for the dashboard."
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    "Who writes the answers, where, and when."
     rollout_rows: int = 128
     "Answers written at the same time on one rank."
     evaluate_every: int = 10
@@ -104,6 +222,15 @@ class RLConfig:
         ).split():
             if getattr(self, key) < 1:
                 raise ConfigError(f"rl.{key}", getattr(self, key), "nothing would happen", "set at least 1")
+        if self.importance_cap < 0:
+            raise ConfigError("rl.importance_cap", self.importance_cap, "cannot be negative", "set 2.0, or 0 for none")
+        if self.importance_cap > 0 and self.old_logprobs is OldLogprobs.sampler:
+            raise ConfigError(
+                "rl.importance_cap",
+                self.importance_cap,
+                "with rl.old_logprobs=sampler the ratio itself is against the sampler",
+                "set rl.old_logprobs=trainer, or rl.importance_cap=0",
+            )
         if self.sample_groups < 0:
             raise ConfigError("rl.sample_groups", self.sample_groups, "cannot be negative", "set 0 to keep none")
         answers = self.questions_per_step * self.group_size

@@ -20,12 +20,18 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
         "rl/thinking_tokens": _mean([c.thinking_tokens for c in answers]),
         "rl/truncated_frac": _mean([not c.stopped for c in answers]),
         "rl/reflection_rate": _mean([reflects(c.text) for c in answers]),
-        "rl/entropy": sum(sum(c.entropies) for c in answers) / max(tokens, 1),
     }
+    if all(len(c.entropies) == len(c.tokens) for c in answers):  # vLLM and Megatron's engine do not tell them
+        metrics["rl/entropy"] = sum(sum(c.entropies) for c in answers) / max(tokens, 1)
     for name, some in (("correct", right), ("wrong", wrong)):
         if some:
             metrics[f"rl/response_tokens_{name}"] = _mean([len(c.tokens) for c in some])
     return metrics
+
+
+def staleness(groups: list[Group], updates: int) -> float:
+    """Optimiser steps between the weights that wrote the answers and those about to learn from them, mean."""
+    return _mean([updates - c.version for g in groups for c in g.completions])
 
 
 def sample_rows(groups: list[Group], step: int, tokenizer) -> list[dict]:
@@ -57,5 +63,5 @@ def sample_rows(groups: list[Group], step: int, tokenizer) -> list[dict]:
     return rows
 
 
-def _mean(values: list[float] | list[bool]) -> float:
+def _mean(values: list[float] | list[int] | list[bool]) -> float:
     return float(np.mean(values))

@@ -23,7 +23,7 @@ class Reference:
 
     def refresh(self) -> None:
         """Take the policy's present weights as the reference (R1: every 400 steps)."""
-        self._weights = {name: t.detach().clone() for name, t in _tensors(self.module)}
+        self._weights = {name: t.detach().clone() for name, t in weights_of(self.module)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole reference, the same on every rank, in any layout; every rank calls it."""
@@ -37,13 +37,13 @@ class Reference:
     @contextmanager
     def lent(self) -> Iterator[None]:
         """Inside, the policy's network computes with the reference's weights; outside, with its own again."""
-        own = {name: tensor.data for name, tensor in _tensors(self.module)}
+        own = {name: tensor.data for name, tensor in weights_of(self.module)}
         try:
-            for name, tensor in _tensors(self.module):
+            for name, tensor in weights_of(self.module):
                 tensor.data = self._weights[name]
             yield
         finally:
-            for name, tensor in _tensors(self.module):
+            for name, tensor in weights_of(self.module):
                 tensor.data = own[name]
 
     def logprobs(self, model: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
@@ -55,7 +55,7 @@ class Reference:
             return token_logprobs(model, micro_batches)
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def weights_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and the buffers that decide routing (the expert bias)."""
     yield from module.named_parameters()
     for name, buffer in module.named_buffers():

@@ -10,14 +10,16 @@ import torch
 from rl.advantages import group_advantages, zero_variance
 from rl.batch import minibatches, rows_of
 from rl.config import OldLogprobs, RLConfig
-from rl.metrics import rollout_metrics
+from rl.importance import correct_for_sampler, importance_metrics
+from rl.metrics import rollout_metrics, staleness
 from rl.objectives.grpo import grpo_loss
 from rl.policy import Reference
 from rl.questions import Questions
 from rl.rewards.base import RewardConfig, score_groups
+from rl.rollout.ahead import OneStepOff
 from rl.rollout.engine import RolloutEngine
 from rl.tasks.base import Task
-from rl.types import Group
+from rl.types import Completion, Group, Question
 from training import parallel
 from training.losses import LossOutput
 from training.schedules import Now
@@ -49,12 +51,15 @@ def rl_step(
     now: Now,
     *,
     seed: int,
+    ahead: OneStepOff | None = None,
 ) -> tuple[dict[str, float], list[Group]]:
-    """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups."""
+    """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups.
+
+    ahead: has this step's answers written during the one before, and takes the order for the next.
+    """
     phase, step = Phases(), state.step
     with phase("rollout"):
-        asked = questions.next(cfg.questions_per_step)
-        answers = engine.generate(asked, cfg.group_size, step=step)
+        asked, answers, told = _ask(state, engine, questions, cfg, ahead)
         groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
 
     with phase("reward"):
@@ -65,6 +70,7 @@ def rl_step(
             for completion, advantage in zip(group.completions, row, strict=True):
                 completion.advantage = advantage
         metrics = rollout_metrics(groups) | {"rl/zero_variance_frac": zero_variance(rewards).double().mean().item()}
+        metrics |= told | {"rl/staleness": staleness(groups, state.updates)}
 
     rows = rows_of(groups, [engine.prompt_ids(q) for q in asked], drop_zero_variance=cfg.drops_zero_variance)
     batches = minibatches(
@@ -83,6 +89,9 @@ def rl_step(
         for key, logprobs in _frozen_logprobs(state, reference, everything, cfg).items():
             for micro_batch, value in zip(everything, logprobs, strict=True):
                 micro_batch.extras[key] = value
+        if cfg.importance_cap > 0:
+            for micro_batch in everything:
+                correct_for_sampler(micro_batch, cfg.importance_cap)
 
     with phase("update"):
         updates = []
@@ -91,9 +100,25 @@ def rl_step(
     metrics |= _mean(updates)
 
     with phase("sync"):
-        engine.load_weights(version=state.updates)
+        if ahead is None:  # else the engine is at work with the old ones
+            engine.load_weights(state.module, version=state.updates)
     questions.update(groups)
     return metrics | phase.seconds, groups
+
+
+def _ask(
+    state: TrainState, engine: RolloutEngine, questions: Questions, cfg: RLConfig, ahead: OneStepOff | None
+) -> tuple[list[Question], list[list[Completion]], dict[str, float]]:
+    """The step's questions, their answers, the engine's metrics; one step off, the next step's are ordered."""
+    taken = ahead.take() if ahead is not None else None
+    if ahead is not None and engine.version != state.updates:
+        engine.load_weights(state.module, version=state.updates)
+    if taken is None:
+        asked = questions.next(cfg.questions_per_step)
+        taken = asked, engine.generate(asked, cfg.group_size, step=state.step), engine.metrics()
+    if ahead is not None and state.step + 1 < cfg.steps:
+        ahead.order(questions.next(cfg.questions_per_step), cfg.group_size, step=state.step + 1)
+    return taken
 
 
 def _frozen_logprobs(
@@ -115,6 +140,8 @@ def _loss(batch: MicroBatch, token_loss: torch.Tensor, cfg: RLConfig) -> LossOut
     out = grpo_loss(batch, -token_loss, cfg.objective)
     difference = (batch.extras["sampler_logprobs"] + token_loss.detach()).abs()
     out.metrics["rl/sampler_trainer_diff"] = (batch.loss_weights * difference).sum()
+    if cfg.importance_cap > 0:
+        out.metrics |= importance_metrics(batch, cfg.importance_cap)
     return out
 
 

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Make .venv from hash-pinned requirements with nothing but some Python on the machine.
-# Usage: scripts/setup.sh [base|dev|gpu]. What is there already is kept; nothing to do takes no time.
+# Make .venv from hash-pinned requirements with nothing but some Python on the machine; vllm: .venv-vllm, beside it.
+# Usage: scripts/setup.sh [base|dev|gpu|vllm]. What is there already is kept; nothing to do takes no time.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 kind=${1:-base} uv_version=0.13.9
 fail() { echo "setup: $*" >&2; exit 1; }
 is312() { [ -x "$1" ] && "$1" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; }
-[ -f "requirements/$kind.txt" ] || fail "there is no requirements/$kind.txt; choose base, dev or gpu"
+[ -f "requirements/$kind.txt" ] || fail "there is no requirements/$kind.txt; choose base, dev, gpu or vllm"
+env=.venv
+[ "$kind" = vllm ] && env=.venv-vllm  # its pins clash with ours: its own environment, without the project
 
 # A stamp holds what decides about the environment: the lock, the project's own metadata, its packages.
 state() { { cat "requirements/$1.txt" pyproject.toml; echo ./*/__init__.py; } | cksum; }
-stamped() { [ -f ".venv/.r1lab-$1" ] && [ "$(< ".venv/.r1lab-$1")" = "$(state "$1")" ]; }
-works() { is312 .venv/bin/python; }
+stamped() { [ -f "$env/.r1lab-$1" ] && [ "$(< "$env/.r1lab-$1")" = "$(state "$1")" ]; }
+works() { is312 "$env/bin/python"; }
 if works && { stamped "$kind" || { [ "$kind" = base ] && stamped dev; }; }; then exit 0; fi  # dev holds all of base
 
 SECONDS=0
@@ -40,14 +42,14 @@ if [ -z "$python" ]; then
       "again, or say where it is: make setup UV_PYTHON=/path/to/python3.12"
 fi
 
-works || { rm -rf .venv; "$uv" venv -q --no-project --python "$python" .venv; }
-echo "setup: installing requirements/$kind.txt into .venv (up to 3 GB to download the first time) ..."
+works || { rm -rf "$env"; "$uv" venv -q --no-project --python "$python" "$env"; }
+echo "setup: installing requirements/$kind.txt into $env (up to 3 GB to download the first time) ..."
 isolation=()
 [ "$kind" = gpu ] && isolation=(--no-build-isolation)  # Transformer Engine is built against the torch that is there
-"$uv" pip install -q --python .venv/bin/python --require-hashes "${isolation[@]}" -r "requirements/$kind.txt" ||
+"$uv" pip install -q --python "$env/bin/python" --require-hashes "${isolation[@]}" -r "requirements/$kind.txt" ||
   fail "packages could not be installed; what was downloaded is kept, so just run it again"
 # setuptools comes with the requirements: nothing that is not pinned is fetched to build the project
-"$uv" pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
+[ "$kind" = vllm ] || "$uv" pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
   fail "the project itself could not be installed into .venv"
-state "$kind" > ".venv/.r1lab-$kind"
-echo "setup: done in $SECONDS s ($("$uv" --version), $(.venv/bin/python --version))"
+state "$kind" > "$env/.r1lab-$kind"
+echo "setup: done in $SECONDS s ($("$uv" --version), $("$env/bin/python" --version))"

@@ -82,6 +82,7 @@ def run_zero(
     die_after: int | None = None,
     rl: dict[str, Any] | None = None,
     layout: dict[str, int] | None = None,
+    sampling: dict[str, Any] | None = None,
 ) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
     parallel_cfg = ParallelConfig(**(layout or {}))
@@ -103,7 +104,7 @@ def run_zero(
             parallel_cfg=parallel_cfg,
             task_cfg=TaskConfig(),
             reward=RewardConfig(),
-            sampling=SamplingConfig(max_response_tokens=24),
+            sampling=SamplingConfig(**(dict(max_response_tokens=24) | (sampling or {}))),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
             cfg=RLConfig(**(settings | (rl or {}))),
             run_dir=out,

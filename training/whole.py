@@ -29,21 +29,24 @@ from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factor
 class Whole:
     """The network in one piece on this rank. Where the layout leaves it whole this is the very network, at no cost."""
 
-    def __init__(self, module: nn.Module, cfg: ModelConfig) -> None:
-        """module: this rank's part; every rank calls it."""
-        self.part = self.module = module
-        if storage.is_part(module):
-            self.module = build_whole(cfg)
-            self.refresh()
+    def __init__(
+        self, module: nn.Module, cfg: ModelConfig, *, copies: bool = False, device: torch.device | None = None
+    ) -> None:
+        """module: this rank's part; every rank calls it. copies: have weights of its own in any case, on `device`."""
+        self.module = module
+        if copies or storage.is_part(module):
+            self.module = build_whole(cfg, device)
+            self.module.requires_grad_(False)
+            self.refresh(module)
 
-    def refresh(self) -> None:
+    def refresh(self, module: nn.Module) -> None:
         """Take over the weights of all parts as they are now. Every rank calls it."""
-        if self.module is not self.part:
-            fill(self.module, gather(self.part))
+        if self.module is not module:
+            fill(self.module, gather(module))
 
 
-def build_whole(cfg: ModelConfig) -> nn.Module:
-    """A network that this rank holds alone, whatever the layout. Every rank calls it.
+def build_whole(cfg: ModelConfig, device: torch.device | None = None) -> nn.Module:
+    """A network that this rank holds alone, whatever the layout, on its own device by default. Every rank calls it.
 
     Raises ConfigError, on every rank, where one of them has no room for it.
     """
@@ -51,7 +54,7 @@ def build_whole(cfg: ModelConfig) -> nn.Module:
         problem = "a rank has no room for a whole one, which it takes here"
         raise ConfigError("model", f"{_num_bytes(cfg) / 2**30:.1f} GiB", problem, "take a smaller model")
     with parallel.unsplit():
-        return build_model(cfg).to(parallel.device())
+        return build_model(cfg).to(device or parallel.device())
 
 
 def fits(cfg: ModelConfig) -> bool:

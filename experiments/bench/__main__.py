@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, train
+from experiments.bench import decode, logging, speculative, train
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -13,6 +13,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "train_tokens": train.run,
     "decode_tokens": decode.run,
     "logging_overhead": logging.run,
+    "speculative": speculative.run,
 }
 FOLDER = Path("runs/bench")
 

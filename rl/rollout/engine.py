@@ -1,6 +1,8 @@
-"""The engine protocol: whatever writes answers. Local sampling today, vLLM's server behind the same two verbs."""
+"""The engine protocol: whatever writes answers. Local sampling, Megatron's engine and vLLM's server behind it."""
 
 from typing import Protocol
+
+from torch import nn
 
 from rl.types import Completion, Question
 
@@ -22,6 +24,11 @@ class RolloutEngine(Protocol):
         """[question][group] answers. Every rank gets all of them; who wrote which is the engine's business."""
         ...
 
-    def load_weights(self, version: int) -> None:
-        """Take over the trainer's weights as they are now, at optimiser step `version`; every rank calls it."""
+    def load_weights(self, model: nn.Module, version: int) -> None:
+        """Take over the weights of the trainer's network, this rank's part of it, as they are at optimiser step
+        `version`; every rank calls it."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the engine says of the answers it gave last, equal on every rank."""
         ...

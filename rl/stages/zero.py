@@ -16,7 +16,9 @@ from rl.metrics import sample_rows
 from rl.policy import Reference
 from rl.questions import Questions
 from rl.rewards.base import RewardConfig
-from rl.rollout.local import LocalEngine
+from rl.rollout.ahead import OneStepOff
+from rl.rollout.build import build_engine
+from rl.rollout.engine import RolloutEngine
 from rl.step import rl_step
 from rl.tasks.base import TaskConfig
 from rl.tasks.mix import build_task
@@ -29,21 +31,26 @@ from training.state import TrainState, build_state
 
 @dataclass(kw_only=True, slots=True)
 class ZeroData:
-    """What a resumed stage has to remember besides the policy: where it is in the questions, and the reference."""
+    """What a resumed stage has to remember besides the policy: where it is in the questions, the reference, and what
+    is written ahead."""
 
     questions: Questions
     reference: Reference | None
+    ahead: OneStepOff | None = None
 
     def state_dict(self) -> dict:
         return {
             "questions": self.questions.state_dict(),
             "reference": self.reference.state_dict() if self.reference else None,
+            "ahead": self.ahead.state_dict() if self.ahead else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
         self.questions.load_state_dict(state["questions"])
         if self.reference and state["reference"] is not None:
             self.reference.load_state_dict(state["reference"])
+        if self.ahead and state.get("ahead") is not None:
+            self.ahead.load_state_dict(state["ahead"])
 
 
 def run(
@@ -73,20 +80,24 @@ def run(
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = Questions(task)
-    state.data = ZeroData(questions=questions, reference=reference)
-    engine = LocalEngine(state.module, model_cfg, tokenizer, sampling, seed=seed, max_rows=cfg.rollout_rows)
+    engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)
+    ahead = OneStepOff(engine) if cfg.rollout.one_step_off else None
+    state.data = ZeroData(questions=questions, reference=reference, ahead=ahead)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
 
     def step(state: TrainState) -> dict[str, float]:
-        _follow(engine, state)
+        if ahead is None:
+            _follow(engine, state)
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh()
         now = schedule.at(state.step)
-        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed)
+        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed, ahead=ahead)
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 
     def small_evaluation(state: TrainState) -> dict[str, float]:
+        if ahead is not None:
+            ahead.wait()  # one engine, one set of weights
         _follow(engine, state)
         count, samples = evaluation.curve_questions, evaluation.curve_samples
         result = evaluate(engine, task, reward, questions=count, samples=samples)
@@ -94,22 +105,27 @@ def run(
         parallel.on_main(lambda: write_answers(path, result, state.step, tokenizer))
         return result.metrics(task.name)
 
-    run_loop(
-        state,
-        LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
-        name="zero",
-        step_fn=step,
-        run_dir=run_dir,
-        config=config,
-        tracker=tracker,
-        total_steps=cfg.steps,
-        evaluate_fn=small_evaluation if evaluation.curve_questions > 0 else None,
-        shown=("rl/reward/accuracy", "rl/response_tokens"),
-    )
+    try:
+        run_loop(
+            state,
+            LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
+            name="zero",
+            step_fn=step,
+            run_dir=run_dir,
+            config=config,
+            tracker=tracker,
+            total_steps=cfg.steps,
+            evaluate_fn=small_evaluation if evaluation.curve_questions > 0 else None,
+            shown=("rl/reward/accuracy", "rl/response_tokens"),
+        )
+    finally:
+        if ahead is not None:
+            ahead.close()
+        engine.close()
     return checkpoint.export(state, run_dir / "model", tokenizer)
 
 
-def _follow(engine: LocalEngine, state: TrainState) -> None:
+def _follow(engine: RolloutEngine, state: TrainState) -> None:
     """Give the engine the weights of a resumed run; after a step it has them already."""
     if engine.version != state.updates:
-        engine.load_weights(version=state.updates)
+        engine.load_weights(state.module, version=state.updates)

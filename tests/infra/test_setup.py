@@ -110,12 +110,12 @@ def test_what_is_set_up_is_left_alone_until_the_lock_changes(tree: Path) -> None
 
 
 def test_an_unknown_kind_is_refused(tree: Path) -> None:
-    assert "choose base, dev or gpu" in setup(tree, "all").stderr
+    assert "choose base, dev, gpu or vllm" in setup(tree, "all").stderr
 
 
 def test_locks_are_hashed_name_no_index_and_agree() -> None:
     pins = {}
-    for kind in ("base", "dev", "gpu"):
+    for kind in ("base", "dev", "gpu", "vllm"):
         text = (PROJECT / f"requirements/{kind}.txt").read_text()
         assert "://" not in text and "--index-url" not in text
         blocks = HASHED.findall(text)
@@ -141,3 +141,20 @@ def test_targets_set_up_first_and_pass_settings_on(target: str) -> None:
 
 def test_compiled_modules_are_kept_whatever_the_environment_says() -> None:
     assert "PYTHONDONTWRITEBYTECODE" not in make("--eval", "show: ; @env", "show")
+
+
+def test_vllm_gets_an_environment_of_its_own_without_the_project(tree: Path) -> None:
+    shutil.copy(PROJECT / "requirements/vllm.txt", tree / "requirements")
+    for name in ("rm", "cat", "cksum"):
+        program(tree, name, f'exec "{shutil.which(name)}" "$@"')
+    program(tree, "python", 'case "$*" in *version_info*) exit 0;; esac')
+    made = f"mkdir -p .venv-vllm/bin; ln -s {tree}/bin/python .venv-vllm/bin"
+    program(tree, "mkdir", f'exec "{shutil.which("mkdir")}" "$@"')
+    program(tree, "ln", f'exec "{shutil.which("ln")}" "$@"')
+    program(tree, "uv", f'echo "$@" >> {tree}/calls; [ "$1" != venv ] || {{ {made}; }}')
+    done = setup(tree, "vllm", UV_PYTHON=str(tree / "bin/python"))
+    assert done.returncode == 0, done.stderr
+    calls = (tree / "calls").read_text().splitlines()
+    assert sum("requirements/vllm.txt" in call and ".venv-vllm/bin/python" in call for call in calls) == 1
+    assert not any("--editable" in call for call in calls) and not (tree / ".venv").exists()
+    assert setup(tree, "vllm", UV_PYTHON=str(tree / "bin/python")).stdout == ""  # nothing is left to do

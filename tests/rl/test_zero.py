@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from rl.config import Placement, RolloutConfig
 from tests import gloo, stages
 
 NAMES = ("train/loss", "train/grad_norm", "rl/kl", "rl/reward/mean", "rl/response_tokens", "rl/sampler_trainer_diff")
@@ -59,3 +60,52 @@ def test_a_killed_run_goes_on_with_the_same_losses_bit_for_bit(base, whole, tmp_
     gloo.run(stages.run_zero, base, str(tmp_path), ranks=1)
     assert stages.metrics(tmp_path, *NAMES) == stages.metrics(whole, *NAMES)
     assert _samples(tmp_path)[-1] == _samples(whole)[-1]
+
+
+SEPARATE = dict(rollout=RolloutConfig(placement=Placement.separate))
+ONE_STEP_OFF = dict(rollout=RolloutConfig(placement=Placement.separate, one_step_off=True), importance_cap=2.0)
+
+
+def test_a_sampler_with_weights_of_its_own_learns_the_same_bit_for_bit(base, whole, tmp_path):
+    gloo.run(stages.run_zero, base, str(tmp_path), None, SEPARATE, ranks=1)
+    assert stages.metrics(tmp_path, *NAMES) == stages.metrics(whole, *NAMES)
+    assert _samples(tmp_path) == _samples(whole)
+    assert all(value == [0.0] for value in stages.metrics(tmp_path, "rl/staleness").values())
+
+
+@pytest.fixture(scope="module")
+def one_step_off(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one_step_off")
+    gloo.run(stages.run_zero, base, str(folder), None, ONE_STEP_OFF, ranks=1)
+    return folder
+
+
+def test_answers_of_the_step_before_are_one_step_old_and_weighed(whole, one_step_off):
+    staleness = stages.metrics(one_step_off, "rl/staleness")
+    assert [staleness[step] for step in range(1, 7)] == [[0.0]] + [[2.0]] * 5  # two updates a step
+    told = stages.metrics(one_step_off, "rl/sampler_trainer_diff", "rl/importance", "rl/importance_capped_frac")
+    assert told[1][0] < 1e-4 and told[1][1] == pytest.approx(1, abs=1e-4)
+    assert all(told[step][0] > 1e-3 and 0 <= told[step][2] < 0.5 for step in range(2, 7))
+    # The first two steps' answers are those of the base, asked as it is asked without being ahead.
+    asked, ahead = _samples(whole), _samples(one_step_off)
+    assert ahead[0] == asked[0] and ahead[1] != asked[1]
+
+
+def test_one_step_off_a_killed_run_goes_on_with_the_answers_under_way(base, one_step_off, tmp_path):
+    with pytest.raises(RuntimeError, match="died"):
+        gloo.run(stages.run_zero, base, str(tmp_path), 3, ONE_STEP_OFF, ranks=1)
+    gloo.run(stages.run_zero, base, str(tmp_path), None, ONE_STEP_OFF, ranks=1)
+    assert stages.metrics(tmp_path, *NAMES) == stages.metrics(one_step_off, *NAMES)
+    assert _samples(tmp_path)[-1] == _samples(one_step_off)[-1]
+
+
+def test_one_step_off_two_ranks_sample_what_one_does(base, one_step_off, tmp_path):
+    two_steps = ONE_STEP_OFF | dict(steps=2)
+    gloo.run(stages.run_zero, base, str(tmp_path), None, two_steps, ranks=2)
+    assert _samples(tmp_path)[:2] == _samples(one_step_off)[:2]  # both of the base's weights
+
+
+def test_drafts_by_mtp_are_counted_in_the_metrics_and_nothing_else_is_off(base, tmp_path):
+    gloo.run(stages.run_zero, base, str(tmp_path), None, dict(steps=2), dict(speculative=True), ranks=1)
+    told = stages.metrics(tmp_path, "mtp/rollout_acceptance", "rl/sampler_trainer_diff")
+    assert all(0 <= acceptance <= 1 and difference < 1e-4 for acceptance, difference in told.values())

@@ -1,0 +1,164 @@
+"""vLLM's server as a process of its own, in its own environment, and its HTTP: the OpenAI completions API for answers,
+its development endpoints for weights and sleep.
+
+Nothing of vLLM is imported: its pins clash with ours.
+"""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from infra.errors import ConfigError, R1Error
+
+MODEL = "policy"
+"Name under which a server that we start knows the weights, whatever their version."
+
+# A trainer that is killed must not leave a server behind on the GPUs: the kernel ends it then (Linux).
+_DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
+# What torchrun and SLURM say to a rank would lead vLLM's own workers astray.
+_RANK_VARIABLES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT PYTHONPATH".split()
+
+
+class Client:
+    """HTTP with a server, with repeated attempts where another may help: no connection, or an error of the server."""
+
+    def __init__(self, url: str, *, retries: int, first_pause_s: float = 0.5) -> None:
+        self.url, self.retries, self.first_pause_s = url.rstrip("/"), retries, first_pause_s
+        self._open = _opener().open
+
+    def post(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
+        """The JSON answer, None where it is empty. Raises R1Error where no attempt brings one, or it is refused."""
+        data = json.dumps(body or {}).encode()
+        return self._ask(urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}), timeout_s)
+
+    def get(self, path: str, *, timeout_s: float) -> Any:
+        """As post."""
+        return self._ask(urllib.request.Request(self.url + path), timeout_s)
+
+    def _ask(self, request: urllib.request.Request, timeout_s: float) -> Any:
+        for attempt in range(self.retries + 1):
+            try:
+                with self._open(request, timeout=timeout_s) as response:
+                    text = response.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                problem = f"status {error.code}: {_first_line(error.read())}"
+                if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
+                    raise R1Error(f"vLLM refuses {request.full_url}: {problem}") from error
+            except (OSError, http.client.HTTPException) as error:
+                problem = str(getattr(error, "reason", None) or error or type(error).__name__)
+            except ValueError:
+                problem = f"no JSON but {_first_line(text)}"
+            if attempt < self.retries:
+                time.sleep(min(self.first_pause_s * 2**attempt, 10.0))
+        raise R1Error(
+            f"vLLM does not answer {request.full_url} in {self.retries + 1} attempts ({problem}); see whether the "
+            "server lives, or set rl.rollout.vllm.retries higher"
+        )
+
+
+class Server:
+    """A server that we start on a folder of weights, may put to sleep, and end.
+
+    Raises ConfigError where vLLM's environment is not there.
+    """
+
+    def __init__(
+        self, folder: Path, log: Path, *, python: Path, arguments: list[str], devices: str, environment: dict[str, str]
+    ) -> None:
+        self.folder, self.log, self.arguments = folder, log, arguments
+        self.program = python.parent / "vllm"
+        if not self.program.exists():
+            raise ConfigError("rl.rollout.vllm.python", python, f"there is no {self.program}", "run make vllm-env")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        own = {key: value for key, value in os.environ.items() if key not in _RANK_VARIABLES}
+        own |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1"} | environment
+        self.environment = own | ({"CUDA_VISIBLE_DEVICES": devices} if devices else {})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, timeout_s: float) -> None:
+        """Until it answers. Raises R1Error, with the last line of its log, where it ends or takes too long."""
+        command = [self.program, "serve", self.folder, "--host", "127.0.0.1", "--port", self.port, *self.arguments]
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _DIE_WITH_PARENT, *map(str, command)],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline, pause = time.monotonic() + timeout_s, 0.05
+        while not self._healthy():
+            status = self.process.poll()
+            late = time.monotonic() > deadline
+            if status is not None or late:
+                self.stop()
+                what = f"did not answer in {timeout_s:g} s" if status is None else f"ended with status {status}"
+                last = _last_line(self.log)
+                raise R1Error(f"vLLM {what}: {last}; the whole of it is in {self.log}")
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    @property
+    def runs(self) -> bool:
+        """Whether the process lives."""
+        return self.process is not None and self.process.poll() is None
+
+    def stop(self) -> None:
+        """End it and what it started."""
+        if self.process is None:
+            return
+        for ask in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, ask)
+                self.process.wait(timeout=30)
+                break
+            except ProcessLookupError:
+                self.process.wait()
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self.process = None
+
+    def _healthy(self) -> bool:
+        try:
+            with _opener().open(f"{self.url}/health", timeout=5) as response:
+                return response.status == http.HTTPStatus.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Straight to the server: a proxy meant for the internet knows no cluster's addresses."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def _first_line(text: bytes) -> str:
+    """What a server said, short and printable."""
+    try:
+        told = json.loads(text)
+        told = told.get("error", told) if isinstance(told, dict) else told
+        text = str(told.get("message", told) if isinstance(told, dict) else told).encode()
+    except ValueError:
+        pass
+    lines = text.decode(errors="replace").strip().splitlines() or ["nothing"]
+    return "".join(c if c.isprintable() else " " for c in lines[0])[:200]
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["it said nothing"]
+    return "".join(c if c.isprintable() else " " for c in lines[-1])[:200]
