@@ -34,6 +34,8 @@ FOLDERS = {
     "reproduce": "reproduce.base",
 }
 "The setting that names the folder whose network a command starts from."
+STAGED = ("zero", "reproduce")
+"Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES = 64
 "Room for a question inside its template; a byte is a token at worst."
@@ -216,7 +218,10 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     shape = stored.model_of(key, texts[key]) if texts.get(key) else None
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
-        stored.check_shape(key, texts[key], shape, OmegaConf.to_object(cfg.model), given_keys)
+        asked = OmegaConf.to_object(cfg.model)
+        if command in STAGED:  # how products are computed is not the folder's to say
+            shape = dataclasses.replace(shape, fp8=asked.fp8)
+        stored.check_shape(key, texts[key], shape, asked, given_keys)
         cfg.model = OmegaConf.structured(shape)
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import ConfigError
-from modeling import cpu
-from modeling.config import DType, Experts, ModelConfig, Modules
+from modeling import cpu, fp8
+from modeling.config import DType, Experts, Fp8, ModelConfig, Modules
 
 cpu.install()
 
@@ -24,6 +24,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
+from megatron.core.tensor_parallel import ColumnParallelLinear  # noqa: E402
 from megatron.core.transformer import MLATransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
@@ -31,6 +32,7 @@ from megatron.core.utils import init_method_normal  # noqa: E402
 
 from modeling.attention import CoreAttention, DirectQueryAttention, RMSNorm  # noqa: E402
 from modeling.experts import BatchedExperts  # noqa: E402
+from modeling.fp8_modules import Fp8Experts, use_fp8  # noqa: E402
 
 
 def build_model(
@@ -63,6 +65,8 @@ def build_model(
             layer.submodules.self_attention.module = DirectQueryAttention
         if not te:
             _use_own_modules(layer.submodules, cfg)
+    for layer in mtp.layer_specs if mtp else []:
+        layer.submodules.eh_proj = ColumnParallelLinear  # out of reach of Transformer Engine's FP8
     if not te:
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
@@ -78,6 +82,8 @@ def build_model(
         share_embeddings_and_output_weights=False,
         mtp_block_spec=mtp,
     )
+    if product := fp8.PRODUCTS.get(fp8.carrier(cfg)):
+        use_fp8(model, product)
     for name, parameter in model.named_parameters():
         if ".experts." in name:
             # Experts always get an optimizer of their own, so that its state fits every TP and EP layout.
@@ -100,6 +106,7 @@ def megatron_config(
     """
     _check_sizes(cfg, tp=tp, pp=pp, ep=ep, cp=cp)
     te = _use_te(cfg)
+    te_fp8 = fp8.carrier(cfg) is Fp8.te
     dtype = torch.bfloat16 if cfg.dtype is DType.bf16 else torch.float32
     init = init_method_normal(cfg.initializer_range)
     return MLATransformerConfig(
@@ -163,6 +170,12 @@ def megatron_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=cfg.dtype is DType.bf16,
+        # FP8 by Transformer Engine (V3 section 3.3), with the weights kept in BF16; other carriers are no affair of
+        # Megatron's. Each expert's tokens are filled up to what its grouped product wants.
+        fp8="e4m3" if te_fp8 else None,
+        fp8_recipe="blockwise",
+        fp8_param=False,
+        moe_router_padding_for_quantization=te_fp8,
         # Losses are weighted sums; nothing divides by the number of micro-batches.
         calculate_per_token_loss=True,
         tensor_model_parallel_size=tp,
@@ -185,7 +198,7 @@ def _use_te(cfg: ModelConfig) -> bool:
             "needs CUDA and the package transformer-engine",
             "install the extra gpu (requirements/gpu.txt), or set model.modules=local",
         )
-    te = have and cfg.modules is not Modules.local
+    te = have and cfg.modules is not Modules.local and fp8.carrier(cfg) in (Fp8.none, Fp8.te)
     if cfg.experts is Experts.grouped and not te:
         raise ConfigError("model.experts", "grouped", "needs Transformer Engine", "set model.experts=auto")
     if cfg.experts in (Experts.sequential, Experts.batched) and te:
@@ -210,7 +223,9 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
             setattr(layer, name, RMSNorm)
     if _is_moe(layer.mlp) and cfg.experts is not Experts.sequential:
         shared = layer.mlp.keywords["submodules"].shared_experts
-        layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=BatchedExperts, shared_experts=shared))
+        product = fp8.PRODUCTS.get(fp8.carrier(cfg))
+        experts = functools.partial(Fp8Experts, product=product) if product else BatchedExperts
+        layer.mlp = functools.partial(MoELayer, submodules=MoESubmodules(experts=experts, shared_experts=shared))
     attention = layer.self_attention.submodules
     attention.core_attention = CoreAttention
     attention.q_layernorm = RMSNorm if cfg.q_lora_rank is not None else IdentityOp

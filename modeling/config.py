@@ -45,6 +45,16 @@ class DType(Enum):
     bf16 = "bf16"
 
 
+class Fp8(Enum):
+    """What computes the linear layers' products in FP8 (modeling/fp8.py)."""
+
+    none = "none"
+    auto = "auto"
+    te = "te"
+    torch = "torch"
+    emulated = "emulated"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""
@@ -117,6 +127,8 @@ class ModelConfig:
     """Routed experts' module: grouped needs Transformer Engine, batched is for CPU; auto takes the fastest at hand."""
     modules: Modules = Modules.auto
     """Building blocks; auto takes Transformer Engine where CUDA and the package are there."""
+    fp8: Fp8 = Fp8.none
+    """Products in FP8 (V3 section 3.3): te, torch (on Hopper), emulated (anywhere, slow); auto takes what is here."""
 
     def __post_init__(self) -> None:
         _check(self)
@@ -130,9 +142,13 @@ class ModelConfig:
 
     @classmethod
     def from_names(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """From plain JSON types, enum members by their name, as a checkpoint keeps a config."""
+        """From plain JSON types, enum members by their name, as a checkpoint keeps a config.
+
+        fp8 stays none: how products were computed is the run's affair, and another machine may not be able to.
+        """
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
-        return cls(**{k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items()})
+        given = {k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items() if k != "fp8"}
+        return cls(**given)
 
     def for_vocab(self, num_tokens: int) -> "ModelConfig":
         """The same shape for a tokenizer of num_tokens tokens, rounded up to a multiple of 64."""
@@ -310,10 +326,24 @@ def _check(cfg: ModelConfig) -> None:
     if cfg.num_experts_per_tok < 2 and cfg.scoring_func is ScoringFunc.sigmoid:
         # A single gate, normalised over itself, is the constant 1: the router would get no gradient.
         reject("num_experts_per_tok", "sigmoid gates are normalised over at least two", "set 2 or more")
+    _check_fp8(cfg, reject)
     if cfg.n_group > 1:
         _check_groups(cfg, reject)
     elif cfg.topk_group != 1:
         reject("topk_group", "there is one group", "set model.topk_group=1, or model.n_group above 1")
+
+
+def _check_fp8(cfg: ModelConfig, reject: Any) -> None:
+    """What can be known without looking at the machine; modeling/fp8.py looks at that."""
+    name = cfg.fp8.name
+    if cfg.fp8 is Fp8.te and cfg.modules is Modules.local:
+        reject("modules", f"model.fp8={name} is carried by Transformer Engine's modules", "set model.modules=auto")
+    if cfg.fp8 in (Fp8.torch, Fp8.emulated) and cfg.modules is Modules.te:
+        reject("modules", f"model.fp8={name} is carried by Megatron's local modules", "set model.modules=auto")
+    if cfg.fp8 in (Fp8.torch, Fp8.emulated) and cfg.experts is Experts.grouped:
+        reject("experts", f"model.fp8={name} has experts of its own", "set model.experts=auto")
+    if cfg.fp8 in (Fp8.te, Fp8.torch) and cfg.dtype is DType.fp32:
+        reject("dtype", f"model.fp8={name} is for a network in BF16", "set model.dtype=bf16, or model.fp8=emulated")
 
 
 def _check_groups(cfg: ModelConfig, reject: Any) -> None:
