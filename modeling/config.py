@@ -295,7 +295,8 @@ def _check(cfg: ModelConfig) -> None:
     """Raise ConfigError at the first field that cannot work."""
 
     def reject(key: str, problem: str, remedy: str) -> None:
-        raise ConfigError(f"model.{key}", getattr(cfg, key), problem, remedy)
+        value = getattr(cfg, key)
+        raise ConfigError(f"model.{key}", getattr(value, "name", value), problem, remedy)
 
     for key in (
         "vocab_size hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_nope_head_dim v_head_dim "

@@ -84,7 +84,7 @@ def test_every_shared_field_survives_the_way_through_hf():
         initializer_range=0.03, dtype=DType.bf16,
     )  # fmt: skip
     default = ModelConfig()
-    ours = {"scoring_func", "experts", "modules"}  # the first decides the model type; the others are no shape
+    ours = {"scoring_func", "experts", "modules", "fp8"}  # the first decides the model type; the others are no shape
     for field in dataclasses.fields(ModelConfig):
         same = getattr(changed, field.name) == getattr(default, field.name)
         assert same == (field.name in ours), f"{field.name}: give it another value here"

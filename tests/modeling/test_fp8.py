@@ -254,7 +254,7 @@ def test_auto_without_a_gpu_is_the_emulation(monkeypatch):
         (dict(fp8=Fp8.te, modules=Modules.local, dtype=DType.bf16), "model.modules=.*fp8=te .* set model.modules=auto"),
         (dict(fp8=Fp8.emulated, modules=Modules.te), "model.modules=.*local modules; set model.modules=auto"),
         (dict(fp8=Fp8.torch, experts=Experts.grouped, dtype=DType.bf16), "model.experts=.*set model.experts=auto"),
-        (dict(fp8=Fp8.torch), "model.dtype=.*set model.dtype=bf16, or model.fp8=emulated"),
+        (dict(fp8=Fp8.torch), "model.dtype=fp32: .*set model.dtype=bf16, or model.fp8=emulated"),
     ],
 )
 def test_settings_that_fight_are_refused_at_once(settings: dict, said: str):
