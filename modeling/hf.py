@@ -27,7 +27,7 @@ CONFIG, WEIGHTS, INDEX = ("config.json", "model.safetensors", "model.safetensors
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # Fields that two models may differ in and still share weights; a context extension (V3 §4.3) changes the rope's.
 _FREE_FIELDS = (
-    "aux_loss_alpha initializer_range dtype modules experts max_position_embeddings num_nextn_predict_layers "
+    "aux_loss_alpha initializer_range dtype modules experts fp8 max_position_embeddings num_nextn_predict_layers "
     "rope_factor rope_original_max_position_embeddings rope_beta_fast rope_beta_slow rope_mscale rope_mscale_all_dim"
 ).split()
 # Settings of config.json that ModelConfig has no field for, with the values under which it computes the same.

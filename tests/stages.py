@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modeling.config import Fp8
 from modeling.sampling import SamplingConfig
 from rl.config import GRPOConfig, RLConfig
 from rl.evaluate import EvaluateConfig
@@ -74,7 +75,9 @@ def run_pretrain(folder: str, die_after: int | None = None, tokens: int = 3000) 
     return _in_folder(folder, die_after, stage)
 
 
-def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str, Any] | None = None) -> str:
+def run_zero(
+    base: str, folder: str, die_after: int | None = None, rl: dict[str, Any] | None = None, fp8: Fp8 = Fp8.none
+) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
     settings = dict(
         steps=6,
@@ -97,6 +100,7 @@ def run_zero(base: str, folder: str, die_after: int | None = None, rl: dict[str,
             sampling=SamplingConfig(max_response_tokens=24),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
             cfg=RLConfig(**(settings | (rl or {}))),
+            fp8=fp8,
             run_dir=out,
             seed=0,
             tracker=log,

@@ -35,7 +35,7 @@ def _pair(**model):
 def test_linear_layers_and_experts_are_reached_and_nothing_else_is(monkeypatch):
     """Products of FP8 are made 1.5 times as large here, so that they show."""
     monkeypatch.setitem(PRODUCTS, Fp8.emulated, lambda a, b, dtype: emulated_product(a, b, dtype) * 1.5)
-    ours, theirs = (dict(state.module.named_modules()) for state in _pair())
+    ours, theirs = (dict(state.module.eval().named_modules()) for state in _pair())
     x = torch.randn(4, 2, 64)
     ratios = {
         name: (module(x[..., : module.weight.shape[1]])[0] / theirs[name](x[..., : module.weight.shape[1]])[0]).median()
