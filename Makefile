@@ -1,7 +1,7 @@
 # Whatever you type first sets up .venv by itself. ARGS passes settings on: make reproduce ARGS="run.seed=1"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-env reproduce quick test dashboard mlflow bench lint base dev
+.PHONY: help setup vllm-env reproduce quick test dashboard mlflow bench gpu-check lint base dev
 unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 bin := .venv/bin
@@ -11,6 +11,7 @@ help:
 	@echo "make quick       R1-Zero on the released base (5 minutes)"
 	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
+	@echo "make gpu-check   on a machine with an H100 or H200: BF16 against FP8, a GRPO step, decoding; writes a JSON"
 	@echo "make setup       only the environment (GPU=1 adds Transformer Engine);  make vllm-env  vLLM's own, for rollouts"
 	@echo "$(bin)/r1 --help  every command"
 
@@ -42,6 +43,10 @@ mlflow: base
 
 bench: dev
 	@$(bin)/python -m experiments.bench $(ARGS)
+
+# Takes the Python that is there: nothing is installed on a borrowed machine.
+gpu-check:
+	@$(or $(PYTHON),$(wildcard $(bin)/python),python3) -W ignore scripts/gpu_check.py $(ARGS)
 
 base dev:
 	@scripts/setup.sh $@

@@ -39,6 +39,8 @@ FOLDERS = {
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert"}
 "The section whose keys a command takes without their section."
+STAGED = ("zero", "reproduce")
+"Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
 "Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
@@ -255,6 +257,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
         asked = OmegaConf.to_object(cfg.model)
+        if command in STAGED:  # how products are computed is not the folder's to say
+            shape = dataclasses.replace(shape, fp8=asked.fp8)
         stored.check_shape(key, texts[key], shape, asked, given_keys)
         if asked.modules is not Modules.auto:  # how it is computed, and not what
             shape = dataclasses.replace(shape, modules=asked.modules)

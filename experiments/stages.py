@@ -82,6 +82,7 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
                 sampling=cfg.sampling,
                 evaluation=cfg.evaluate,
                 cfg=cfg.rl,
+                fp8=cfg.model.fp8,
                 run_dir=folder,
                 seed=cfg.run.seed,
                 tracker=tracker,

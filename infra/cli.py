@@ -211,11 +211,24 @@ def _judge(name: str, given: list[str], launched: bool) -> "Config":
     from experiments.config import compose
 
     try:
-        return compose(name, given)
+        cfg = compose(name, given)
+        if COMMANDS[name].trains:
+            _check_fp8(cfg)
+        return cfg
     except R1Error:
         if launched and os.environ["RANK"] != "0":
             raise SystemExit(2) from None
         raise
+
+
+def _check_fp8(cfg: "Config") -> None:
+    """Raise ConfigError where FP8 is asked for and this machine has nothing to carry it; imports torch only then."""
+    from modeling.config import Fp8
+
+    if cfg.model.fp8 is not Fp8.none:
+        from modeling.fp8 import carrier
+
+        carrier(cfg.model)
 
 
 def _take_folder(cfg: "Config", command: Command, stack: ExitStack) -> None:

@@ -1,8 +1,10 @@
 """What this machine can run, and why not (`r1 doctor`); what a run says about its machine."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -76,6 +78,35 @@ def machine() -> str:
     return f"{info['cpu']}, {size}, GPUs: {info['gpus']}, torch {info['torch']}"
 
 
+def fp8_lacks() -> dict[str, str]:
+    """What each carrier of FP8 products (model.fp8) lacks on this machine: empty where it runs. Imports torch.
+
+    {"te": "a GPU of sm90 or later (Hopper)", "torch": "a GPU of sm90 (Hopper)", "emulated": ""}
+    """
+    import torch
+
+    major = torch.cuda.get_device_capability()[0] if torch.cuda.is_available() else 0
+    toolkit = tuple(int(part) for part in (torch.version.cuda or "0").split("."))
+    engine = importlib.util.find_spec("transformer_engine") is not None
+    recent = engine and tuple(int(n) for n in re.findall(r"\d+", version("transformer-engine") or "0")[:2]) >= (2, 3)
+    cuda = (toolkit >= (12, 9), "a torch built for CUDA 12.9 or later")  # cuBLAS knows block scales from there on
+    needs = {
+        "te": [(major >= 9, "a GPU of sm90 or later (Hopper)"), cuda, (recent, "transformer-engine 2.3 or later")],
+        "torch": [
+            (major == 9, "a GPU of sm90 (Hopper)"),
+            cuda,
+            (hasattr(torch.nn.functional, "scaled_mm"), "torch 2.10 or later"),
+        ],
+        "emulated": [],
+    }
+    return {name: ", ".join(what for there, what in wanted if not there) for name, wanted in needs.items()}
+
+
+def compute_capability() -> str:
+    """Of the first GPU, as in "9.0"; empty without one. Asks the driver's program, so that CUDA is not started."""
+    return _answer(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]).partition("\n")[0]
+
+
 def version(package: str) -> str | None:
     """Installed version, without importing the package; None when absent."""
     try:
@@ -113,21 +144,28 @@ def _accelerators() -> list[Check]:
     ]
     cuda = torch.cuda.is_available()
     devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if cuda else []
-    capability = max(((d.major, d.minor) for d in devices), default=(0, 0))
     names = ", ".join(f"{d.name} (sm{d.major}{d.minor}, {d.total_memory / GIB:.0f} GiB)" for d in devices)
     checks.append(Check("cuda", True if cuda else None, names or "no device: everything runs on the CPU"))
 
     engine = version("transformer-engine")
     absent = "absent (only GPUs use it)" if not cuda else "absent: Megatron's own modules are used"
-    install = "install requirements/gpu.txt" if cuda and not engine else ""
+    install = "make setup GPU=1 compiles it (minutes; nvcc and a C++ compiler)" if cuda and not engine else ""
     checks.append(Check("transformer-engine", bool(engine) if cuda else None, engine or absent, install))
 
-    lacks = [] if capability >= (9, 0) else ["a GPU of sm90 or later (Hopper)"]
-    lacks += [] if engine else ["transformer-engine"]
-    checks.append(Check("fp8", None if lacks else True, f"not here: needs {' and '.join(lacks)}" if lacks else "yes"))
+    checks.append(_fp8())
     nccl = ".".join(map(str, torch.cuda.nccl.version())) if cuda and torch.distributed.is_nccl_available() else ""
     checks.append(Check("nccl", True if nccl else None, nccl or "not used: ranks talk by gloo"))
     return checks
+
+
+def _fp8() -> Check:
+    """Which carriers of model.fp8 run here. The emulation shows what FP8 does to a loss, and saves no time."""
+    lacks = fp8_lacks()
+    runs = [name for name, lack in lacks.items() if not lack]
+    fast = [name for name in runs if name != "emulated"]
+    parts = [f"{', '.join(runs)}{'' if fast else ' (its numbers, not its speed)'}"]
+    parts += [f"{name} needs {lack}" for name, lack in lacks.items() if lack]
+    return Check("fp8", True if fast else None, "; ".join(parts))
 
 
 def _slurm() -> Check:

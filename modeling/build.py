@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from infra.errors import ConfigError
-from modeling import cpu
-from modeling.config import DType, Experts, ModelConfig, Modules
+from modeling import cpu, fp8
+from modeling.config import DType, Experts, Fp8, ModelConfig, Modules
 
 cpu.install()
 
@@ -25,6 +25,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
+from megatron.core.tensor_parallel import ColumnParallelLinear  # noqa: E402
 from megatron.core.transformer import MLATransformerConfig, TransformerConfig  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer  # noqa: E402
@@ -38,6 +39,7 @@ from modeling.attention import (  # noqa: E402
     RMSNorm,
 )
 from modeling.experts import BatchedExperts  # noqa: E402
+from modeling.fp8_modules import Fp8Experts, use_fp8  # noqa: E402
 from modeling.grouped import GroupedCore  # noqa: E402
 from modeling.mtp import MTPLayer  # noqa: E402
 from modeling.router import Router  # noqa: E402
@@ -81,6 +83,7 @@ def build_model(
             _use_own_modules(layer.submodules, cfg)
     for layer in mtp.layer_specs if mtp else []:
         layer.module = MTPLayer
+        layer.submodules.eh_proj = ColumnParallelLinear  # out of reach of Transformer Engine's FP8
     if not te:
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
@@ -100,6 +103,8 @@ def build_model(
         mtp_block_spec=mtp,
         vp_stage=stage,
     )
+    if product := fp8.PRODUCTS.get(fp8.carrier(cfg)):
+        use_fp8(model, product)
     for name, parameter in model.named_parameters():
         if ".experts." in name:
             # Experts always get an optimizer of their own, so that its state fits every TP and EP layout.
@@ -124,6 +129,7 @@ def megatron_config(
     """
     _check_sizes(cfg, tp=tp, pp=pp, ep=ep, cp=cp)
     te = _use_te(cfg)
+    te_fp8 = fp8.carrier(cfg) is Fp8.te
     dtype = torch.bfloat16 if cfg.dtype is DType.bf16 else torch.float32
     init = init_method_normal(cfg.initializer_range)
     kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te))
@@ -151,6 +157,12 @@ def megatron_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=cfg.dtype is DType.bf16,
+        # FP8 by Transformer Engine (V3 section 3.3), with the weights kept in BF16; other carriers are no affair of
+        # Megatron's. Each expert's tokens are filled up to what its grouped product wants.
+        fp8="e4m3" if te_fp8 else None,
+        fp8_recipe="blockwise",
+        fp8_param=False,
+        moe_router_padding_for_quantization=te_fp8,
         # Losses are weighted sums; nothing divides by the number of micro-batches.
         calculate_per_token_loss=True,
         tensor_model_parallel_size=tp,
@@ -231,7 +243,7 @@ def _use_te(cfg: ModelConfig) -> bool:
             "needs CUDA and the package transformer-engine",
             "install the extra gpu (requirements/gpu.txt), or set model.modules=local",
         )
-    te = have and cfg.modules is not Modules.local
+    te = have and cfg.modules is not Modules.local and fp8.carrier(cfg) in (Fp8.none, Fp8.te)
     if cfg.experts is Experts.grouped and not te:
         raise ConfigError("model.experts", "grouped", "needs Transformer Engine", "set model.experts=auto")
     if cfg.experts in (Experts.sequential, Experts.batched) and te:
@@ -262,7 +274,8 @@ def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
         if getattr(layer, name) is not IdentityOp:
             setattr(layer, name, ResidualRMSNorm)
     if cfg.experts is not Experts.sequential:
-        _change_moe(layer, experts=BatchedExperts)
+        product = fp8.PRODUCTS.get(fp8.carrier(cfg))
+        _change_moe(layer, experts=functools.partial(Fp8Experts, product=product) if product else BatchedExperts)
     attention = layer.self_attention.submodules
     if cfg.is_dense:
         attention.core_attention = GroupedCore

@@ -54,6 +54,16 @@ class DType(Enum):
     bf16 = "bf16"
 
 
+class Fp8(Enum):
+    """What computes the linear layers' products in FP8 (modeling/fp8.py)."""
+
+    none = "none"
+    auto = "auto"
+    te = "te"
+    torch = "torch"
+    emulated = "emulated"
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""
@@ -134,6 +144,8 @@ class ModelConfig:
     """Routed experts' module: grouped needs Transformer Engine, batched is for CPU; auto takes the fastest at hand."""
     modules: Modules = Modules.auto
     """Building blocks; auto takes Transformer Engine where CUDA and the package are there."""
+    fp8: Fp8 = Fp8.none
+    """Products in FP8 (V3 section 3.3): te, torch (on Hopper), emulated (anywhere, slow); auto takes what is here."""
 
     def __post_init__(self) -> None:
         if self.is_dense:
@@ -151,9 +163,13 @@ class ModelConfig:
 
     @classmethod
     def from_names(cls, fields: dict[str, Any]) -> "ModelConfig":
-        """From plain JSON types, enum members by their name, as a checkpoint keeps a config."""
+        """From plain JSON types, enum members by their name, as a checkpoint keeps a config.
+
+        fp8 stays none: how products were computed is the run's affair, and another machine may not be able to.
+        """
         kinds = {f.name: f.type for f in dataclasses.fields(cls)}
-        return cls(**{k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items()})
+        given = {k: kinds[k][v] if isinstance(kinds[k], type(Enum)) else v for k, v in fields.items() if k != "fp8"}
+        return cls(**given)
 
     def for_vocab(self, num_tokens: int) -> "ModelConfig":
         """The same shape for a tokenizer of num_tokens tokens, rounded up to a multiple of 64."""
@@ -277,7 +293,8 @@ def _check(cfg: ModelConfig) -> None:
     """Raise ConfigError at the first field that cannot work."""
 
     def reject(key: str, problem: str, remedy: str) -> None:
-        raise ConfigError(f"model.{key}", getattr(cfg, key), problem, remedy)
+        value = getattr(cfg, key)
+        raise ConfigError(f"model.{key}", getattr(value, "name", value), problem, remedy)
 
     positive = (
         "vocab_size hidden_size num_hidden_layers num_attention_heads v_head_dim intermediate_size "
@@ -293,6 +310,7 @@ def _check(cfg: ModelConfig) -> None:
             reject(key, "has to be positive", f"set model.{key} above 0")
     if cfg.is_dense:
         _check_dense(cfg, reject)
+        _check_fp8(cfg, reject)
         return
     for key in ("num_key_value_heads", "head_dim", "tie_word_embeddings"):
         if getattr(cfg, key):
@@ -319,6 +337,7 @@ def _check(cfg: ModelConfig) -> None:
     if cfg.num_experts_per_tok < 2 and cfg.scoring_func is ScoringFunc.sigmoid:
         # A single gate, normalised over itself, is the constant 1: the router would get no gradient.
         reject("num_experts_per_tok", "sigmoid gates are normalised over at least two", "set 2 or more")
+    _check_fp8(cfg, reject)
     if cfg.n_group > 1:
         _check_groups(cfg, reject)
     elif cfg.topk_group != 1:
@@ -336,6 +355,19 @@ def _check_dense(cfg: ModelConfig, reject: Any) -> None:
         reject("rope_factor", f"{cfg.family.name} has the plain rotary embedding", "set model.rope_factor=1")
     if cfg.rope_factor != 1 and cfg.rope_original_max_position_embeddings != 8192:
         reject("rope_original_max_position_embeddings", "Megatron scales Llama 3 from 8192", "set 8192")
+
+
+def _check_fp8(cfg: ModelConfig, reject: Any) -> None:
+    """What can be known without looking at the machine; modeling/fp8.py looks at that."""
+    name = cfg.fp8.name
+    if cfg.fp8 is Fp8.te and cfg.modules is Modules.local:
+        reject("modules", f"model.fp8={name} is carried by Transformer Engine's modules", "set model.modules=auto")
+    if cfg.fp8 in (Fp8.torch, Fp8.emulated) and cfg.modules is Modules.te:
+        reject("modules", f"model.fp8={name} is carried by Megatron's local modules", "set model.modules=auto")
+    if cfg.fp8 in (Fp8.torch, Fp8.emulated) and cfg.experts is Experts.grouped:
+        reject("experts", f"model.fp8={name} has experts of its own", "set model.experts=auto")
+    if cfg.fp8 in (Fp8.te, Fp8.torch) and cfg.dtype is DType.fp32:
+        reject("dtype", f"model.fp8={name} is for a network in BF16", "set model.dtype=bf16, or model.fp8=emulated")
 
 
 def _check_groups(cfg: ModelConfig, reject: Any) -> None:

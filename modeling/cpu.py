@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from modeling import kernels, native
+from modeling import fp8, kernels, native
 
 CPU = torch.device("cpu")
 _FACTORIES = "tensor empty zeros ones full arange rand randn randint empty_like zeros_like ones_like full_like".split()
@@ -256,7 +256,10 @@ def is_installed() -> bool:
 def install() -> None:
     """Make Megatron-core run on CPU. Call it before the first Megatron import; later calls do nothing."""
     global _stand_in
-    if _stand_in is not None or torch.cuda.is_available():
+    if _stand_in is not None:
+        return
+    if torch.cuda.is_available():
+        fp8.keep_fp32_scales()  # here, because this comes before the first import of Megatron and what it imports
         return
     _stand_in = _make_stand_in()
     sys.meta_path.insert(0, _Finder())

@@ -18,7 +18,7 @@ __all__ = ["CONFIG", "INDEX", "WEIGHTS", "check_tensors", "config_from", "load_p
 
 # Fields that two models may differ in and still share weights; a context extension (V3 §4.3) changes the rope's.
 _FREE_FIELDS = (
-    "aux_loss_alpha initializer_range dtype modules experts max_position_embeddings num_nextn_predict_layers "
+    "aux_loss_alpha initializer_range dtype modules experts fp8 max_position_embeddings num_nextn_predict_layers "
     "rope_factor rope_original_max_position_embeddings rope_beta_fast rope_beta_slow rope_mscale rope_mscale_all_dim"
 ).split()
 

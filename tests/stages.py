@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modeling.config import Fp8
 from modeling.sampling import SamplingConfig
 from rl.config import GRPOConfig, RLConfig
 from rl.evaluate import EvaluateConfig
@@ -83,6 +84,7 @@ def run_zero(
     rl: dict[str, Any] | None = None,
     layout: dict[str, int] | None = None,
     sampling: dict[str, Any] | None = None,
+    fp8: Fp8 = Fp8.none,
 ) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
     parallel_cfg = ParallelConfig(**(layout or {}))
@@ -107,6 +109,7 @@ def run_zero(
             sampling=SamplingConfig(**(dict(max_response_tokens=24) | (sampling or {}))),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
             cfg=RLConfig(**(settings | (rl or {}))),
+            fp8=fp8,
             run_dir=out,
             seed=0,
             tracker=log,

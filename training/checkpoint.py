@@ -27,7 +27,7 @@ from training.state import TrainState
 
 _FORMAT = 1
 # Fields that two models may differ in and still share weights.
-_FREE_FIELDS = ("aux_loss_alpha", "initializer_range", "modules", "experts", "max_position_embeddings")
+_FREE_FIELDS = ("aux_loss_alpha", "initializer_range", "modules", "experts", "fp8", "max_position_embeddings")
 
 
 def save(state: TrainState, folder: Path, config: dict[str, Any], keep_last: int = 2) -> Path:

@@ -3,11 +3,11 @@
 Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.tracking import Tracker
-from modeling.config import Modules
+from modeling.config import Fp8, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
@@ -67,14 +67,16 @@ def run(
     tracker: Tracker,
     config: dict,
     modules: Modules = Modules.auto,
+    fp8: Fp8 = Fp8.none,
 ) -> Path:
     """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
     Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
-    config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them.
+    config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them. fp8: what
+    carries the trainer's products; the sampler's are not in FP8.
     """
     base = checkpoint.resolve(base)
-    model_cfg, tokenizer = checkpoint.model_config(base, modules), Tokenizer.load(base)
+    model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
     task = build_task(task_cfg, tokenizer)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)

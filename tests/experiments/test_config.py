@@ -10,7 +10,7 @@ import yaml
 from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
-from modeling.config import ModelConfig
+from modeling.config import Fp8, ModelConfig
 from modeling.presets import PRESETS
 from training.config import OptimizerName
 
@@ -173,3 +173,13 @@ def test_a_longer_run_goes_on_but_a_finished_one_is_not_relabelled(tmp_path: Pat
     save_config(compose("reproduce", ["rl.steps=100"]), tmp_path)
     with pytest.raises(ConfigError, match="rl.steps=200"):
         save_config(compose("reproduce", ["rl.steps=200"]), tmp_path)
+
+
+def test_a_network_from_a_folder_is_trained_with_the_products_that_are_asked_for(folder: Path) -> None:
+    given = [f"rl.checkpoint={folder}", "sampling.max_response_tokens=200", "model.fp8=emulated"]
+    cfg = compose("zero", given)
+    assert cfg.model.fp8 is Fp8.emulated and cfg.model.hidden_size == 96
+    with pytest.raises(ConfigError, match="model.dtype=fp32: model.fp8=torch .*set model.dtype=bf16"):
+        compose("zero", [*given[:2], "model.fp8=torch"])
+    with pytest.raises(ConfigError, match="model.fp8=emulated: .* has none; leave it out"):
+        compose("evaluate", [f"evaluate.checkpoint={folder}", *given[1:]])

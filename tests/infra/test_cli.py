@@ -301,3 +301,12 @@ def test_a_launched_rank_starts_nothing(start: Callable[..., Fake]) -> None:
     (fake.folder / "end").touch()
     assert fake.end() == (0, "", "rank 1 warns\n")
     assert sorted(p.name for p in fake.folder.iterdir()) == ["end", "rank1"]
+
+
+def test_fp8_that_nothing_here_carries_fails_before_the_run_folder_is_made(tmp_path: Path) -> None:
+    given = ["model.fp8=torch", "model.dtype=bf16", f"run.dir={tmp_path}/run"]
+    plain = "import sys; from infra.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = r1("pretrain", *given, code=plain, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("model.fp8=torch: torch needs a GPU of sm90") and "set model.fp8=none" in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -86,7 +86,8 @@ def test_every_shared_field_survives_the_way_through_hf():
     )  # fmt: skip
     default = ModelConfig()
     dense = {"family", "num_key_value_heads", "head_dim", "tie_word_embeddings"}  # the next test's
-    ours = dense | {"scoring_func", "experts", "modules"}  # the first decides the model type; the others are no shape
+    how = {"scoring_func", "experts", "modules", "fp8"}  # the first decides the model type; the others are no shape
+    ours = dense | how
     for field in dataclasses.fields(ModelConfig):
         same = getattr(changed, field.name) == getattr(default, field.name)
         assert same == (field.name in ours), f"{field.name}: give it another value here"

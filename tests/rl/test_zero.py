@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from modeling.config import Fp8
 from rl.config import Placement, RolloutConfig
 from tests import gloo, stages
 
@@ -27,6 +28,13 @@ def whole(base, tmp_path_factory):
 def test_sampler_and_trainer_give_the_same_logprobs(whole):
     differences = stages.metrics(whole, "rl/sampler_trainer_diff")
     assert len(differences) == 6 and max(d[0] for d in differences.values()) < 1e-4
+
+
+def test_a_policy_trained_in_fp8_drifts_from_its_sampler_by_what_fp8_rounds(base, tmp_path):
+    gloo.run(stages.run_zero, base, str(tmp_path), None, {"steps": 2}, Fp8.emulated, ranks=1)
+    differences = [d[0] for d in stages.metrics(tmp_path, "rl/sampler_trainer_diff").values()]
+    assert len(differences) == 2 and all(1e-3 < d < 0.2 for d in differences)
+    assert (tmp_path / "model" / "config.json").exists()
 
 
 def test_the_reference_is_left_behind_and_refreshed(whole):
