@@ -39,6 +39,17 @@ def prepare(
     return composed, texts
 
 
+def at_home(given: Sequence[str], home: str, root: type, groups: Sequence[str]) -> list[str]:
+    """The settings with `home.` put before those that are named without it. Example: json=true -> plan.json=true."""
+    known = leaves(root)
+    full = []
+    for item in given:
+        key = item.partition("=")[0]
+        short = home and key not in known and key not in groups and f"{home}.{key}" in known
+        full.append(f"{home}.{item}" if short else item)
+    return full
+
+
 def replace_text(cfg: Any, key: str, value: str) -> Any:
     """The dataclass with the setting of that full key replaced; every dataclass on the way judges itself anew."""
     head, _, rest = key.partition(".")

@@ -24,7 +24,11 @@ class ParallelConfig:
     tensor: int = 1
     """Ranks that share each matrix."""
     pipeline: int = 1
-    """Stages that the layers are cut into."""
+    """Ranks that the layers are cut over."""
+    virtual_pipeline: int = 1
+    """Stages on each of those ranks; more of them shrink the pipeline's bubble (interleaved 1F1B)."""
+    pipeline_layout: str = ""
+    """What each stage holds, as Megatron writes it (training/layout.py); empty: an even cut."""
     expert: int = 1
     """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
     context: int = 1
@@ -37,12 +41,12 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         if self.nproc < 0:
             raise ConfigError("parallel.nproc", self.nproc, "cannot be negative", "set 0 for the scale's own number")
-        for key in ("tensor", "pipeline", "expert", "context"):
+        for key in ("tensor", "pipeline", "virtual_pipeline", "expert", "context"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"parallel.{key}", getattr(self, key), "has to be positive", "set 1 for none")
-        if self.context > 1:
+        if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise ConfigError(
-                "parallel.context", self.context, "rows are not split over ranks", "set parallel.context=1"
+                "parallel.virtual_pipeline", self.virtual_pipeline, "parallel.pipeline=1 has one stage", "set 1"
             )
 
     @property
