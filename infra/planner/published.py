@@ -1,8 +1,12 @@
 """Throughputs that others published for DeepSeek-V3, as plans, to hold the model against (`r1 plan published=true`).
 
-Sources: V3 = DeepSeek-V3 report, section 3.1, 4.2 and table 1; MB = NVIDIA-NeMo/Megatron-Bridge, performance summary of
-the release named, layout and switches from the recipe of that release (perf_recipes/deepseek/*, before 2026-06
+Sources: V3 = DeepSeek-V3 report, sections 3.1 and 4.2, table 1; MB = NVIDIA-NeMo/Megatron-Bridge, performance summary
+of the release named, sizes and switches from that release's recipe (perf_recipes/deepseek/*, before 2026-06
 scripts/performance/configs/deepseek/*); Zoo, MLdev = the Megatron examples named in the row.
+
+Of Zoo's and MLdev's runs the recipe was not at hand: the switches are those of Bridge's row of the same layout. For
+GB300 in 25.11 table and recipe give different sizes: the table's are here. NVIDIA's runs read mock data and force an
+even expert load; DeepSeek's is the real one, and nothing here tells apart what an uneven load costs it.
 """
 
 import dataclasses

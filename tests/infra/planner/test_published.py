@@ -70,6 +70,12 @@ def test_a_clusters_preset_is_its_best_published_run(cluster: str) -> None:
     assert cfg.cluster.env["CUDA_DEVICE_MAX_CONNECTIONS"] == ("1" if hopper else "32")
 
 
+@pytest.mark.parametrize("cluster", BEST)
+def test_a_clusters_preset_goes_with_the_cluster_scale(cluster: str) -> None:
+    cfg = compose("pretrain", ["scale=cluster", f"cluster={cluster}"])
+    assert (cfg.scale, cfg.model.hidden_size, cfg.parallel.zero1) == ("cluster", 7168, True)
+
+
 def test_the_table_shows_every_row_with_its_ratio() -> None:
     results = compare()
     text = compare_table(results)
