@@ -2,7 +2,7 @@
 
 Two kinds, and each field says which it is. *Measured*: others' measurements of that very thing, cited. *Fitted*: five
 figures chosen so that the twelve rows marked `fit` in published.py come out, DeepSeek's own with the most weight; the
-six rows marked `test` had no say in them. `r1 plan published=true` shows all eighteen.
+six rows marked `test` were left out of the fit. `r1 plan published=true` shows all eighteen.
 """
 
 from dataclasses import dataclass

@@ -110,7 +110,7 @@ def compare(efficiency: Efficiency = EFFICIENCY) -> list[tuple[Published, Plan, 
 
 
 def compare_table(results: list[tuple[Published, Plan, float]]) -> str:
-    """Planned against published, a line each; `fit` rows set the efficiencies, `test` rows had no say in them."""
+    """Planned against published, a line each; `fit` rows set the efficiencies, `test` rows were left out of the fit."""
     rows = [("run", "GPUs", "TP/PP/VP/EP", "planned", "published", "ratio", "MFU", "GiB", "", "source")]
     for row, planned, ratio in results:
         p = row.parallel
