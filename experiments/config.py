@@ -12,6 +12,8 @@ from typing import Any
 from experiments import overrides, stored
 from experiments.convert import ConvertConfig
 from infra.errors import ConfigError
+from infra.planner.config import PlanSettings
+from infra.planner.hardware import ClusterConfig
 from modeling.config import ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
@@ -23,9 +25,10 @@ from rl.tasks.countdown import Countdown
 from rl.tasks.mix import build_task
 from training.config import OptimizerName, ParallelConfig, PretrainConfig
 from training.data.corpus import CorpusConfig
+from training.layout import check_model
 
 SCALES = ("tiny", "gpu", "cluster")
-GROUPS = ("model", "scale", "stage", "task", "experiment")
+GROUPS = ("model", "scale", "cluster", "stage", "task", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
 STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
 "The stage whose settings a command takes by itself; the others take zero."
@@ -37,8 +40,8 @@ FOLDERS = {
     "reproduce": "reproduce.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {"import": "convert", "export": "convert"}
-"The section whose keys a command takes without their section."
+SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
+"The section whose settings a command also takes by their last name: `r1 plan search=true` is plan.search=true."
 STAGED = ("zero", "reproduce")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
@@ -108,6 +111,10 @@ class Config:
     "The network's shape; model=tiny|small|16b|v2_lite|671b takes a whole one."
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     "The layout over processes."
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    "The machine; cluster=h800x2048|h100x1024|b200x256|... takes one with its best published layout."
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    "What `r1 plan` works out."
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     "What pre-training reads."
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
@@ -202,27 +209,9 @@ def _check_questions(cfg: Config) -> None:
 
 def _check_layout(cfg: Config) -> None:
     """The network has to divide by the layout, whatever the number of processes."""
-    layout, model = cfg.parallel, cfg.model
-    if model.is_dense and layout.expert > 1:
-        raise ConfigError("parallel.expert", layout.expert, "the model has no experts", "set parallel.expert=1")
-    if model.n_routed_experts % layout.expert:
-        raise ConfigError(
-            "parallel.expert", layout.expert, f"does not divide {model.n_routed_experts} experts", "set a divisor"
-        )
-    if model.num_key_value_heads % layout.tensor:
-        problem = f"does not divide {model.num_key_value_heads} heads of key and value"
-        raise ConfigError("parallel.tensor", layout.tensor, problem, "set a divisor")
-    if model.num_attention_heads % layout.tensor:
-        raise ConfigError(
-            "parallel.tensor", layout.tensor, f"does not divide {model.num_attention_heads} heads", "set a divisor"
-        )
-    if layout.pipeline > model.num_hidden_layers:
-        raise ConfigError(
-            "parallel.pipeline",
-            layout.pipeline,
-            f"there are {model.num_hidden_layers} layers",
-            f"set at most {model.num_hidden_layers}",
-        )
+    layout = cfg.parallel
+    if not cfg.plan.search:
+        check_model(cfg.model, layout)
     whole = layout.tensor == 1 and not layout.zero1
     for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer)):
         if optimizer.name is OptimizerName.muon and not whole:
@@ -244,9 +233,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> C
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 
-    given = stored.with_folder(
-        command, FOLDERS.get(command, ""), overrides.lengthened(given, SHORT.get(command), Config)
-    )
+    given = overrides.at_home(given, SHORT.get(command, ""), Config, GROUPS)
+    given = stored.with_folder(command, FOLDERS.get(command, ""), given)
     with _hydra() as options_of:
         composed, texts = overrides.prepare(given, Config, GROUPS, options_of)
         if not any(item.startswith("stage=") for item in composed):

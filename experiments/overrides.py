@@ -39,12 +39,15 @@ def prepare(
     return composed, texts
 
 
-def lengthened(given: Sequence[str], section: str | None, root: type) -> list[str]:
-    """The settings with the section put before its keys where they come without: out=x is convert.out=x."""
-    if section is None:
-        return list(given)
-    names = {f.name for f in dataclasses.fields(typing.get_type_hints(root)[section])}
-    return [f"{section}.{item}" if item.partition("=")[0] in names else item for item in given]
+def at_home(given: Sequence[str], home: str, root: type, groups: Sequence[str]) -> list[str]:
+    """The settings with `home.` put before those that are named without it. Example: json=true -> plan.json=true."""
+    known = leaves(root)
+    full = []
+    for item in given:
+        key = item.partition("=")[0]
+        short = home and key not in known and key not in groups and f"{home}.{key}" in known
+        full.append(f"{home}.{item}" if short else item)
+    return full
 
 
 def replace_text(cfg: Any, key: str, value: str) -> Any:

@@ -3,6 +3,7 @@
 import difflib
 import errno
 import importlib
+import json
 import os
 import sys
 import traceback
@@ -81,6 +82,11 @@ COMMANDS = {
         about="Write a run or a checkpoint, of whatever layout, as a Hugging Face folder.",
         function="experiments.convert:export_model",
         sections=("convert",),
+    ),
+    "plan": Command(
+        about="What pre-training needs and costs on a cluster: memory, time, traffic, dollars.",
+        function="infra.cli:plan",
+        sections=("model", "cluster", "parallel", "plan"),
     ),
     "doctor": Command(about="What this machine can run, and why not.", function="infra.cli:doctor", sections=()),
     "reproduce": Command(
@@ -187,7 +193,8 @@ def _work(cfg: "Config", name: str, argv: list[str], launched: bool) -> int:
 
     command = COMMANDS[name]
     number = ranks.count(cfg) if command.ranks and not launched else 1
-    ranks.check_layout(cfg, int(os.environ["WORLD_SIZE"]) if launched else number)
+    if command.ranks:
+        ranks.check_layout(cfg, int(os.environ["WORLD_SIZE"]) if launched else number)
     with ExitStack() as stack:
         if os.environ.get("RANK", "0") != "0":
             sys.stdout = stack.enter_context(open(os.devnull, "w"))
@@ -286,6 +293,29 @@ def doctor() -> int:
     from infra import hardware
 
     print(hardware.text(hardware.report()))
+    return 0
+
+
+def plan(cfg: "Config") -> int:
+    """`r1 plan`."""
+    from infra.planner import report, search
+    from infra.planner.config import PlanConfig
+    from infra.planner.plan import plan as work_out
+
+    if cfg.plan.published:
+        print(report.compare_table(report.compare()))
+        return 0
+    asked = PlanConfig(model=cfg.model, parallel=cfg.parallel, cluster=cfg.cluster, settings=cfg.plan)
+    found = search.search(asked) if cfg.plan.search else [work_out(asked)]
+    chart = report.draw(found[0], Path(cfg.plan.chart)) if cfg.plan.chart else None
+    if cfg.plan.json:
+        print(json.dumps(found[0].to_dict(), indent=2))
+        return 0
+    print(report.table(found[0]))
+    if cfg.plan.search:
+        print(f"\nThe fastest of all legal layouts that fit:\n\n{report.runners_up(found)}")
+    if chart:
+        print(f"\nchart                 {chart}")
     return 0
 
 

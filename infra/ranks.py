@@ -17,6 +17,7 @@ from typing import IO
 
 from experiments.config import Config
 from infra.errors import ConfigError
+from training.layout import check_world
 
 PROJECT = Path(__file__).resolve().parents[1]
 GRACE_S = 3.0
@@ -45,17 +46,13 @@ def _gpus() -> int:
 
 
 def check_layout(cfg: Config, ranks: int) -> None:
-    """Raise ConfigError where the layout does not fit this number of processes."""
+    """Raise ConfigError where the layout does not fit this number of processes, or is one that is planned for only."""
     layout = cfg.parallel
-    model = layout.tensor * layout.pipeline
-    if ranks % model:
-        problem = f"parallel.tensor*pipeline={model} does not divide it"
-        raise ConfigError("parallel.nproc", ranks, problem, f"start a multiple of {model} processes")
-    stage = ranks // layout.pipeline
-    if stage % layout.expert:
-        problem = f"does not divide the {stage} processes of a pipeline stage"
-        remedy = f"set a divisor of {stage}, or start more processes"
-        raise ConfigError("parallel.expert", layout.expert, problem, remedy)
+    for key, none in (("context", 1), ("virtual_pipeline", 1), ("pipeline_layout", "")):
+        if getattr(layout, key) != none:
+            problem = "can be planned (r1 plan), but not trained yet"
+            raise ConfigError(f"parallel.{key}", getattr(layout, key), problem, f"set parallel.{key}={none}")
+    check_world(layout, ranks)
 
 
 def launched(env: MutableMapping[str, str] = os.environ) -> bool:

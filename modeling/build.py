@@ -63,9 +63,11 @@ def build_model(
 
     pre_process and post_process say whether this pipeline stage holds the embedding and the head. The sizes have to be
     those of the process groups. vp_stage: number of the stage among the vp on this rank; layout: what each stage holds,
-    as Megatron writes it. model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives
-    the loss per token [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]. attention_mask is None
-    (causal) or bool [batch, 1, seq, seq], True where hidden.
+    as Megatron writes it; empty: as many layers each.
+
+    model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives the loss per token
+    [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]. attention_mask is None (causal) or bool
+    [batch, 1, seq, seq], True where hidden.
     """
     config = megatron_config(cfg, tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp, layout=layout)
     te, stage = _use_te(cfg), vp_stage if vp > 1 else None
@@ -167,7 +169,7 @@ def megatron_config(
         calculate_per_token_loss=True,
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
-        pipeline_model_parallel_layout=layout or _layout(cfg, pp * vp),
+        pipeline_model_parallel_layout=layout or None,
         virtual_pipeline_model_parallel_size=vp if vp > 1 else None,
         # Two ranks are each other's previous and next: what goes both ways must not be one batch of messages.
         overlap_p2p_comm=vp > 1,
@@ -324,14 +326,3 @@ def _check_divides(key: str, size: int, what: str, whole: int) -> None:
         near = [*[d for d in legal if d < size][-1:], *[d for d in legal if d > size][:1]]
         remedy = f"set {' or '.join(map(str, near))}"
         raise ConfigError(f"parallel.{key}", size, f"does not divide model.{what}={whole}", remedy)
-
-
-def _layout(cfg: ModelConfig, stages: int) -> list[list[str]] | None:
-    """Layers of each pipeline stage where they do not divide evenly; the last stages, with head and MTP, get fewer."""
-    if cfg.num_hidden_layers % stages == 0:
-        return None
-    each, more = divmod(cfg.num_hidden_layers, stages)
-    rows = [["decoder"] * (each + (stage < more)) for stage in range(stages)]
-    rows[0].insert(0, "embedding")
-    rows[-1] += ["mtp"] * cfg.num_nextn_predict_layers + ["loss"]
-    return rows

@@ -28,7 +28,7 @@ class ParallelConfig:
     virtual_pipeline: int = 1
     """Stages on each of those ranks; more of them shrink the pipeline's bubble (interleaved 1F1B)."""
     pipeline_layout: str = ""
-    """What each stage holds, as Megatron writes it: "Et|tt|tt|mL"; empty: an even cut."""
+    """What each stage holds, as Megatron writes it (training/layout.py); empty: an even cut."""
     expert: int = 1
     """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
     context: int = 1
@@ -44,10 +44,6 @@ class ParallelConfig:
         for key in ("tensor", "pipeline", "virtual_pipeline", "expert", "context"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"parallel.{key}", getattr(self, key), "has to be positive", "set 1 for none")
-        if self.context > 1:
-            raise ConfigError(
-                "parallel.context", self.context, "rows are not split over ranks", "set parallel.context=1"
-            )
         if self.virtual_pipeline > 1 and self.pipeline == 1:
             raise ConfigError(
                 "parallel.virtual_pipeline", self.virtual_pipeline, "parallel.pipeline=1 has one stage", "set 1"

@@ -22,6 +22,7 @@ import torch.distributed as dist
 from infra.errors import ConfigError, R1Error
 from modeling import cpu
 from training.config import Backend, ParallelConfig
+from training.layout import check_world
 
 warnings.filterwarnings("ignore", module=r"(megatron|transformer_engine|apex)\b")
 warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated", category=FutureWarning)
@@ -133,18 +134,9 @@ def _check(cfg: ParallelConfig, size: int) -> None:
     """Raise ConfigError where the layout does not fit `size` processes."""
     if cfg.backend is Backend.nccl and not torch.cuda.is_available():
         raise ConfigError("parallel.backend", "nccl", "needs CUDA", "set parallel.backend=auto")
-    model = cfg.tensor * cfg.pipeline * cfg.context
-    if size % model:
-        key = f"parallel.tensor*pipeline*context={model}"
-        raise ConfigError("parallel.nproc", size, f"{key} does not divide it", "start a multiple of it")
-    # Experts are not split by tensor parallelism, so tensor and data ranks alike may hold some of them.
-    if size // cfg.pipeline % cfg.expert:
-        raise ConfigError(
-            "parallel.expert",
-            cfg.expert,
-            f"does not divide the {size // cfg.pipeline} ranks of a pipeline stage",
-            "choose a divisor",
-        )
+    if cfg.context > 1:
+        raise ConfigError("parallel.context", cfg.context, "rows are not split over ranks", "set parallel.context=1")
+    check_world(cfg, size)
 
 
 def is_initialized() -> bool:

@@ -12,6 +12,7 @@ from modeling.config import ModelConfig
 from training import parallel
 from training.chunks import Chunks
 from training.config import OptimizerConfig, ParallelConfig
+from training.layout import even_layout
 from training.optimizer import build_optimizer
 from training.step import finalize_gradients
 
@@ -116,7 +117,7 @@ def build_state(
 
 def _build_stage(model_cfg: ModelConfig, parallel_cfg: ParallelConfig, stage: int) -> nn.Module:
     """This rank's part of the network, or with virtual stages the one of that number."""
-    virtual = {"ignore_virtual": False, "vp_stage": stage}
+    virtual, several = {"ignore_virtual": False, "vp_stage": stage}, parallel_cfg.pipeline > 1
     module = build_model(
         model_cfg,
         pre_process=parallel_state.is_pipeline_first_stage(**virtual),
@@ -127,7 +128,7 @@ def _build_stage(model_cfg: ModelConfig, parallel_cfg: ParallelConfig, stage: in
         cp=parallel_cfg.context,
         vp=parallel_cfg.virtual_pipeline,
         vp_stage=stage,
-        layout=parallel_cfg.pipeline_layout,
+        layout=parallel_cfg.pipeline_layout or (even_layout(model_cfg, parallel_cfg) if several else ""),
     ).to(parallel.device())
     module.config.finalize_model_grads_func = finalize_gradients
     module.config.variable_seq_lengths = parallel_cfg.pipeline > 1  # micro-batches differ in shape
