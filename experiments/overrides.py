@@ -11,6 +11,20 @@ from typing import Any
 from infra.errors import ConfigError
 
 
+def full(given: Sequence[str], own: str, root: type, groups: Sequence[str]) -> list[str]:
+    """Settings of the command's own section, which may be typed without it, by their full keys.
+
+    >>> from experiments.config import GROUPS, Config
+    >>> full(["nproc=2", "launch=slurm", "launch.nodes=4"], "launch", Config, GROUPS)
+    ['launch.nproc=2', 'launch=slurm', 'launch.nodes=4']
+    """
+    known = leaves(root)
+    named = [(item, item.partition("=")[0]) for item in given]
+    return [
+        f"{own}.{item}" if key not in {*known, *groups} and f"{own}.{key}" in known else item for item, key in named
+    ]
+
+
 def prepare(
     given: Sequence[str], root: type, groups: Sequence[str], options_of: Callable[[str], list[str]]
 ) -> tuple[list[str], dict[str, str]]:
@@ -35,7 +49,8 @@ def prepare(
             texts[key] = value
         else:
             _check_value(item, key, value, *known[key])
-            composed.append(item)
+            mapping = typing.get_origin(known[key][0]) is dict
+            composed.append(f"++{item}" if mapping else item)  # Hydra adds no keys to a mapping unless told to
     return composed, texts
 
 

@@ -35,6 +35,8 @@ class Command:
     "Whether it works in run.dir, which no other process may do at the same time."
     trains: bool = False
     "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
+    verbs: tuple[str, ...] = ()
+    "Words that may follow the command; its function then takes (cfg, verb, settings as typed)."
 
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "infra.cli"]
@@ -79,6 +81,12 @@ COMMANDS = {
         ranks=True,
         writes=True,
         trains=True,
+    ),
+    "launch": Command(
+        about="Run stages as jobs, here or on SLURM; takes the settings of the stages, too.",
+        function="infra.launch.command:run",
+        sections=("scale", "launch", "run", "tracking"),
+        verbs=("status", "logs", "cancel"),
     ),
     "sync": Command(
         about="Send to MLflow what it has not got of the run in run.dir.",
@@ -141,15 +149,21 @@ def _run(argv: list[str]) -> int:
         raise R1Error(f"r1 {name}: there is no such command; {meant}")
     command = COMMANDS[name]
     if "--help" in given or "-h" in given:
-        print(_help(name, command, [text for text in given if text not in ("--help", "-h")]))
+        print(_help(name, command, [text for text in given if text not in ("--help", "-h", *command.verbs)]))
         return 0
     if not command.sections:
         if given:
             raise R1Error(f"r1 {name} {given[0]}: {name} takes no settings; leave it out")
         return _function(command)() or 0
 
-    from infra import ranks
+    if command.verbs:
+        verb = given.pop(0) if given and given[0] in command.verbs else ""
+        return _function(command)(_judge(name, given, launched=False), verb, given) or 0
 
+    from infra import early_signal, ranks
+
+    if command.ranks:
+        early_signal.remember()
     ranks.die_with_parent()
     launched = ranks.launched()
     cfg = _judge(name, given, launched)
@@ -218,7 +232,8 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Command, given: list[str]) -> str:
-    title = f"r1 {name}{' key=value ...' if command.sections else ''}: {command.about}"
+    verbs = f" [{'|'.join(command.verbs)}]" if command.verbs else ""
+    title = f"r1 {name}{verbs}{' key=value ...' if command.sections else ''}: {command.about}"
     if not command.sections:
         return title
     from experiments.config import Config, compose, group_options

@@ -1,0 +1,47 @@
+"""Jobs on this machine, one after the other in the foreground.
+
+Their ranks are those of infra/ranks.py and not torchrun's, which NeMo-Run's LocalExecutor would start: a stage has to
+hear a signal once to save and leave, and torchrun dies of SIGUSR1, and of SIGTERM passes on what the ranks have had.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.launch.chain import Job
+from infra.launch_config import STOP_STATUS, STOPPED
+from infra.progress import say
+
+_PROJECT = Path(__file__).resolve().parents[2]
+
+
+def run(jobs: Sequence[Job], seeds: Sequence[int]) -> int:
+    """Each job in turn, for each seed; -> exit status: of the first that failed, 0 where one was told to stop."""
+    commands = [job.command(seed) for seed in seeds for job in jobs]
+    for number, command in enumerate(commands, start=1):
+        if len(commands) > 1:
+            say(f"{number}/{len(commands)}: r1 {command[0]}")
+        code = _run(command)
+        if code == STOPPED:
+            return 0
+        if code:
+            return code if code > 0 else 128 - code
+    return 0
+
+
+def _run(command: list[str]) -> int:
+    """One stage in this terminal; a signal that asks it to stop is handed on. -> its exit status."""
+    path = os.pathsep.join(filter(None, [str(_PROJECT), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {STOP_STATUS: str(STOPPED), "PYTHONPATH": path}
+    process = subprocess.Popen([sys.executable, "-P", "-m", "infra.cli", *command], env=env)
+    handlers = dict.fromkeys((signal.SIGTERM, signal.SIGUSR1), lambda number, frame: process.send_signal(number))
+    handlers[signal.SIGINT] = lambda number, frame: None  # Ctrl-C reaches the stage by the terminal, as it reaches us
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
