@@ -81,9 +81,10 @@ def _unknown(key: str, value: str, known: list[str], groups: Sequence[str]) -> C
         return ConfigError(key, value, "is a section, not a setting", f"set one of its keys, as {inside[0]}")
     last = key.rsplit(".", 1)[-1]
     near = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near += difflib.get_close_matches(key, [*known, *groups], n=2)
+    tails = {name.rsplit(".", 1)[-1]: name for name in known} | {group: group for group in groups}
+    if last != key:
+        near += difflib.get_close_matches(key, [*known, *groups], n=2)
     if not near:
-        tails = {name.rsplit(".", 1)[-1]: name for name in known}
         near = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=2)]
     meant = f"did you mean {' or '.join(dict.fromkeys(near[:3]))}?" if near else "r1 <command> --help lists all"
     return ConfigError(key, value, "there is no such setting", meant)
@@ -151,4 +152,4 @@ def _example(kind: Any, default: Any) -> str:
         return f"[{items}]"
     if isinstance(default, bool):
         return str(default).lower()
-    return "null" if default is None else f"{default}"
+    return "null" if default is None else "{NAME: value}" if default == {} else f"{default}"

@@ -240,11 +240,15 @@ def _help(name: str, command: Command, given: list[str]) -> str:
     from infra import help as pages
 
     cfg = compose(name, given, ready=False)
-    said = pages.sentences(Config) | {"stage": "Settings of a stage, as they were seen to work."}
+    said = pages.sentences(Config) | {
+        "stage": "Settings of a stage, as they were seen to work.",
+        "experiment": "A chain of stages with their settings, for r1 launch.",
+    }
+    whole = command.trains or bool(command.verbs)
     groups = [
         (group, "|".join(options), said[group])
         for group, options in group_options().items()
-        if options and (group in command.sections or (group == "stage" and command.trains))
+        if options and (group in command.sections or (group in ("stage", "experiment") and whole))
     ]
     sections = [(said[key], key, getattr(cfg, key)) for key in command.sections if key != "scale"]
     return pages.page(title, groups, sections)

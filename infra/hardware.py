@@ -168,7 +168,7 @@ def _tools() -> list[Check]:
         Check("uv", True if uv else None, uv or "not on PATH", "" if uv else "make setup installs its own"),
         Check("browser", True if browser else None, browser or "no chromium: browser tests are skipped"),
     ]
-    for package in ("mlflow", "streamlit"):
+    for package in ("mlflow", "streamlit", "nemo-run"):
         found = version(package)
         checks.append(Check(package, found is not None, found or "absent", "" if found else "run make setup"))
     return checks

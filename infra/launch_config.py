@@ -64,9 +64,9 @@ class LaunchConfig:
     exclusive: bool = False
     "Whether nodes are shared with no other job."
     sbatch: dict[str, str] = field(default_factory=dict)
-    "More options of sbatch: {constraint: h100, reservation: mine}."
-    srun: list[str] = field(default_factory=list)
-    "More options of the srun that starts the processes: [--mpi=pmix]."
+    "More options of sbatch, as {constraint: h100, spread-job: ''}; '' for one without a value."
+    srun: dict[str, str] = field(default_factory=dict)
+    "More options of the srun that starts the processes, as {mpi: pmix}."
     modules: list[str] = field(default_factory=list)
     "Environment modules to load first: [cuda/13.0]."
     env: dict[str, str] = field(default_factory=dict)
@@ -118,7 +118,8 @@ def _check_words(cfg: LaunchConfig) -> None:
     """What ends up in a shell script unquoted has to be a word."""
     for key, values, pattern, remedy in (
         ("env", cfg.env, r"[A-Z_][A-Z0-9_]*", "name it in capitals, as NCCL_DEBUG"),
-        ("sbatch", cfg.sbatch, r"[a-z][a-z0-9_-]*", "write an option of sbatch without its dashes, as constraint"),
+        ("sbatch", cfg.sbatch, r"[a-z][a-z0-9-]*", "write an option of sbatch without the dashes before it"),
+        ("srun", cfg.srun, r"[a-z][a-z0-9-]*", "write an option of srun without the dashes before it"),
         ("modules", cfg.modules, r"[\w./+-]+", "give the name that `module avail` shows"),
     ):
         for name in values:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ def run(cfg: Config, verb: str, given: Sequence[str]) -> int:
             return here.run(jobs, cfg.launch.seeds or [cfg.run.seed])
         for seed in cfg.launch.seeds or [cfg.run.seed]:
             for job in jobs:
-                print("r1", *job.command(seed))
+                print("r1", shlex.join(job.command(seed)))
         _show_settings(jobs)
         return 0
     return _submit(cfg, jobs, number, given)

@@ -146,7 +146,7 @@ def _from_controller(job: str) -> list[JobState]:
                 elapsed=facts.get("RunTime", ""),
             )
         )
-    return sorted(found, key=lambda one: int(one.raw))
+    return sorted(found, key=lambda one: [int(number) for number in re.findall(r"\d+", one.id)])
 
 
 def _from_accounting(job: str) -> list[JobState]:
@@ -203,7 +203,9 @@ def why(job: JobState, folder: Path, cfg: LaunchConfig) -> str:
     text = "\n".join(tail(folder, job, 200))
     if job.state == "OUT_OF_MEMORY" or _MEMORY.search(text):
         less = "lower pretrain.micro_batch_tokens or rl.micro_batch_tokens, or use more nodes"
-        asked = f"launch.memory={cfg.memory}" if cfg.memory else "launch.memory, for which SLURM's default was taken"
+        if cfg.memory == "0":
+            return f"killed for want of memory, with all that a node has: {less}"
+        asked = f"launch.memory={cfg.memory}" if cfg.memory else "SLURM's default (launch.memory)"
         return f"killed for want of memory: ask for more than {asked}, {less}"
     if job.state == "TIMEOUT":
         problem = f"launch.time={cfg.time} was over before it had saved, {cfg.save_before_s} s after it was told to"
