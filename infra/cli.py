@@ -160,10 +160,10 @@ def _run(argv: list[str]) -> int:
         verb = given.pop(0) if given and given[0] in command.verbs else ""
         return _function(command)(_judge(name, given, launched=False), verb, given) or 0
 
-    from infra import early_signal, ranks
+    from infra import ranks, stopping
 
     if command.ranks:
-        early_signal.remember()
+        stopping.remember()
     ranks.die_with_parent()
     launched = ranks.launched()
     cfg = _judge(name, given, launched)

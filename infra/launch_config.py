@@ -9,11 +9,6 @@ from infra.errors import ConfigError
 STAGES = ("pretrain", "zero", "evaluate", "reproduce")
 "Commands that can be a job: those that work on several processes."
 
-STOP_STATUS = "R1_STOP_STATUS"
-"Environment variable: the exit status of a stage that was told to stop and has saved; 0 where nobody asks."
-STOPPED = 85
-"What the launchers ask for, to tell such a stage from one that is done."
-
 
 class Launcher(Enum):
     """Where jobs run."""

@@ -17,15 +17,12 @@ from typing import IO
 
 from experiments.config import Config
 from infra.errors import ConfigError
-from infra.launch_config import STOPPED
 
 PROJECT = Path(__file__).resolve().parents[1]
 GRACE_S = 3.0
 "Seconds that rank 0 has to report the same error itself, once another rank has died."
 FINISH_S = 60.0
 "Seconds that the other ranks have to end once rank 0 is done."
-_ORDERLY = (None, 0, STOPPED)
-"Exit statuses that tell of no failure."
 _PARENT = "R1_PARENT"
 _PR_SET_PDEATHSIG = 1
 
@@ -143,7 +140,7 @@ class Siblings:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._done.set()
-        orderly = kind is None or (isinstance(error, SystemExit) and error.code in _ORDERLY)
+        orderly = kind is None or (isinstance(error, SystemExit) and not error.code)
         deadline = time.monotonic() + (FINISH_S if orderly else 0.0)
         for child in self._children:
             try:
@@ -160,7 +157,7 @@ class Siblings:
         deadline = time.monotonic() + wait_s
         while True:
             for rank, child in enumerate(self._children, start=1):
-                if child.poll() not in _ORDERLY:
+                if child.poll():
                     return self._describe(rank, child.returncode)
             if time.monotonic() >= deadline:
                 return None

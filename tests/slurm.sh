@@ -128,8 +128,8 @@ stop() { # NAME PIDFILE; a PID that by now belongs to another program is left al
   local pid; pid=$(< "$2")
   [ "$(cat "/proc/$pid/comm" 2> /dev/null)" = "$1" ] || return 0
   kill -TERM "$pid"
-  for ((i = 0; i < 150; i++)); do [ -d "/proc/$pid" ] || return 0; sleep 0.1; done
-  kill -KILL "$pid"
+  for ((i = 0; i < 20; i++)); do [ -d "/proc/$pid" ] || return 0; sleep 0.1; done
+  kill -KILL "$pid" 2> /dev/null || true # what it keeps is thrown away
 }
 
 down() {

@@ -4,7 +4,6 @@ It runs once more at the end instead of repeating code after it. SIGTERM and SIG
 it after the step at hand: checkpoint, a message, exit status 0; the same command goes on from there.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -12,8 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from infra import early_signal
-from infra.launch_config import STOP_STATUS
+from infra import stopping
 from infra.progress import Progress, say
 from training import checkpoint, parallel
 from training.config import LoopConfig
@@ -47,8 +45,8 @@ def run_loop(
     """Train until total_steps steps or total_tokens tokens (give one); every rank calls it.
 
     step_fn does one step, counted in state.step afterwards; it and evaluate_fn return metrics. name is the progress
-    line's, shown the metrics on it. config goes into every checkpoint. Leaves by SystemExit when told to stop, with the
-    tracker finished as KILLED; its status is 0, or what a launcher asked for by the variable R1_STOP_STATUS.
+    line's, shown the metrics on it. config goes into every checkpoint. Leaves by SystemExit(0) when told to stop,
+    with the tracker finished as KILLED.
     """
     if (total_steps is None) == (total_tokens is None):
         raise ValueError("give total_steps or total_tokens")
@@ -101,8 +99,9 @@ def _leave(state: TrainState, name: str, tracker: MetricLog, received: signal.Si
     why = received.name if received else "another rank"
     where = f"saved as {state.last_checkpoint}" if state.last_checkpoint else "nothing to save yet"
     _say(f"{name}: stopped by {why} at step {state.step}, {where}; the same command goes on from there")
-    parallel.barrier()  # srun ends the other ranks as soon as one has left with a status that is not 0
-    raise SystemExit(int(os.environ.get(STOP_STATUS, "0")))
+    if parallel.is_main():
+        stopping.leave_word()
+    raise SystemExit(0)
 
 
 def _say(message: str) -> None:
@@ -114,7 +113,7 @@ class _StopSignals:
     """Remembers the first signal that asks to stop; a second one ends the process the hard way."""
 
     def __init__(self) -> None:
-        self.received = early_signal.received()
+        self.received = stopping.received()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "_StopSignals":

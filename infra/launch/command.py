@@ -134,17 +134,19 @@ def _show_settings(jobs: list[Job]) -> None:
 
 @contextlib.contextmanager
 def _aside(path: Path) -> Iterator[None]:
-    """What libraries and their programs write goes to a file: the terminal is the user's."""
+    """What libraries and their programs write goes to a file, and they read nothing: the terminal is the user's."""
     sys.stdout.flush()
     sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    with path.open("a") as file:
+    saved, typed = (os.dup(1), os.dup(2)), sys.stdin
+    with path.open("a") as file, open(os.devnull) as nothing:
+        sys.stdin = nothing
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 yield
         finally:
+            sys.stdin = typed
             file.flush()
             for number, copy in enumerate(saved, start=1):
                 os.dup2(copy, number)

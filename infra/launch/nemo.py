@@ -19,10 +19,14 @@ from infra.errors import ConfigError, R1Error
 from infra.launch import slurm
 from infra.launch.chain import SEED, Job, processes, words
 from infra.launch.code import Snapshot
-from infra.launch_config import STOP_STATUS, STOPPED, LaunchConfig
+from infra.launch_config import LaunchConfig
+from infra.stopping import STOP_FILE
 
-_BY_USR1, _NO_MODULE, _NOT_SEEN = 128 + 10, 74, 73
-"Exit statuses of a job's script, beside STOPPED."
+_NOT_SEEN, _NO_MODULE, _NOT_DONE = 73, 74, 85
+"Exit statuses of a script: a node lacks something; no such module; told to stop, and not let back into the queue."
+_BY_USR1 = 128 + 10
+_WAIT_S = 1800
+"For rank 0, which draws and reports when the others have left; NeMo-Run gives it a minute."
 _REWRITTEN = "/nemo_run"
 
 
@@ -85,8 +89,15 @@ def submit(cfg: Config, jobs: list[Job], snapshot: Snapshot, folder: Path, name:
             slurm.cancel([_id(job.handle) for job in experiment.jobs if job.handle])
             said = [line for line in error.result.stderr.splitlines() if line.strip()]
             reason = said[-1].removeprefix("sbatch: error: ") if said else f"it ended with {error.result.exited}"
-            raise R1Error(f"launch=slurm: sbatch refuses: {reason}; nothing was submitted") from None
+            raise R1Error(f"launch=slurm: sbatch refuses: {reason}; {_hint(reason)}nothing was submitted") from None
         return Submitted(place, [_id(job.handle) for job in experiment.jobs])
+
+
+def _hint(reason: str) -> str:
+    """What to look at, where SLURM does not say what of it is too much."""
+    if "node configuration" not in reason:
+        return ""
+    return "no node has that much: lower launch.memory, nproc, cpus_per_task or gpus_per_node; "
 
 
 def _id(handle: str) -> str:
@@ -119,7 +130,10 @@ def _executor(cfg: Config, job: Job, snapshot: Snapshot, folder: Path, job_dir: 
             "kill-on-invalid-dep": "yes",
             **{key: value or True for key, value in launch.sbatch.items()},
         },
-        srun_args=[f"--{key}={value}" if value else f"--{key}" for key, value in launch.srun.items()],
+        srun_args=[
+            f"--wait={_WAIT_S}",
+            *(f"--{key}={value}" if value else f"--{key}" for key, value in launch.srun.items()),
+        ],
         container_image=launch.container or None,
         container_mounts=_mounts(launch, job),
         env_vars={key: _past_template(value) for key, value in _environment(launch, job, snapshot, job_dir).items()},
@@ -151,8 +165,10 @@ def _mounts(launch: LaunchConfig, job: Job) -> list[str]:
 def _environment(launch: LaunchConfig, job: Job, snapshot: Snapshot, job_dir: Path) -> dict[str, str]:
     """Name -> value as the shell reads it; the user's own win."""
     ours = {"R1_COMMIT": snapshot.commit, "R1_DIRTY": str(int(snapshot.dirty)), "R1_LOGS": str(job_dir)}
-    shown = {key: shlex.quote(value) for key, value in (ours | {STOP_STATUS: str(STOPPED)} | launch.env).items()}
-    return ({"R1_RUN_ID": words(job.run_id)} if job.run_id else {}) | shown
+    expanded = {STOP_FILE: f'{shlex.quote(str(job_dir))}/stopped_"$SLURM_JOB_ID"'}
+    if job.run_id:
+        expanded["R1_RUN_ID"] = words(job.run_id)
+    return expanded | {key: shlex.quote(value) for key, value in (ours | launch.env).items()}
 
 
 def _setup(launch: LaunchConfig, job: Job, job_dir: Path) -> list[str]:
@@ -166,23 +182,28 @@ def _setup(launch: LaunchConfig, job: Job, job_dir: Path) -> list[str]:
 
 
 def _requeue(launch: LaunchConfig) -> str:
-    """Back into the queue when training was told to stop and has saved, or was told before it could listen.
+    """Back into the queue when training was told to stop and has saved, or was told before Python could listen.
 
-    An array's task is named by array and index: the bare id of its first task is that of the whole array.
+    Not when SLURM ends the script itself: a job that was cancelled stays cancelled. An array's task is named by array
+    and index, as the bare id of one of them is that of the whole array.
     """
     return f"""
 r1_requeue() {{
     status=$?
-    if [ $status = {STOPPED} ] || [ $status = {_BY_USR1} ]; then
+    trap - TERM
+    if [ $status = {_BY_USR1} ] || {{ [ $status = 0 ] && [ -e "${STOP_FILE}" ]; }}; then
+        rm -f "${STOP_FILE}"
         if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {launch.requeues} ]; then
-            echo "r1 launch: stopped with status $status, going back into the queue"
+            echo "r1 launch: told to stop, going back into the queue"
             job="${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"
             scontrol requeue "$job" && sleep 60
         else
-            echo "r1 launch: launch.requeues={launch.requeues} times in the queue already"
+            echo "r1 launch: told to stop, and launch.requeues={launch.requeues} times in the queue already"
         fi
+        exit {_NOT_DONE}
     fi
 }}
+trap 'exit 143' TERM
 trap r1_requeue EXIT"""
 
 

@@ -1,4 +1,4 @@
-"""Told to stop: all ranks leave together, with the status that a launcher asked for; no step is lost or done twice."""
+"""Told to stop: all ranks leave together, with word for the launcher; no step is lost or done twice."""
 
 import os
 import signal
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra import early_signal
-from infra.launch_config import STOP_STATUS, STOPPED
+from infra import stopping
 from tests import gloo
 from tests.training.test_checkpoint import Log, _fresh, _losses, _step
 from training import parallel
@@ -24,11 +23,11 @@ class Ended(Log):
         self.status = status
 
 
-def _run(folder: str, told_at: int | None, asked: bool) -> tuple[int | None, int, str]:
+def _run(folder: str, told_at: int | None, word: str = "") -> tuple[int | None, int, str]:
     """-> (exit status, steps done, what the tracker was told). Rank 1 alone is told, before the loop for told_at=0."""
-    if asked:
-        os.environ[STOP_STATUS] = str(STOPPED)
-    early_signal.remember()
+    if word:
+        os.environ[stopping.STOP_FILE] = word
+    stopping.remember()
     state = _fresh(0)
 
     def tell(at: int) -> None:
@@ -49,17 +48,22 @@ def _run(folder: str, told_at: int | None, asked: bool) -> tuple[int | None, int
     return code, state.step, tracker.status
 
 
-@pytest.mark.parametrize(("asked", "code"), [(True, STOPPED), (False, 0)])
-def test_all_ranks_leave_after_the_step_at_hand_and_go_on_from_it(asked: bool, code: int, tmp_path: Path) -> None:
-    for name in ("whole", "told"):
-        (tmp_path / name).mkdir()
-    assert gloo.run(_run, str(tmp_path / "whole"), None, asked) == [(None, 6, "")] * 2
-    assert gloo.run(_run, str(tmp_path / "told"), 3, asked) == [(code, 3, "KILLED")] * 2
-    assert gloo.run(_run, str(tmp_path / "told"), None, asked) == [(None, 6, "")] * 2
-    assert _losses(tmp_path / "told") == _losses(tmp_path / "whole")
-    assert (tmp_path / "told" / "metrics_0.jsonl").read_text().count("train/loss") == 6
+@pytest.mark.parametrize("launched", [True, False])
+def test_all_ranks_leave_after_the_step_at_hand_and_go_on_from_it(launched: bool, tmp_path: Path) -> None:
+    whole, told, word = tmp_path / "whole", tmp_path / "told", tmp_path / "word"
+    whole.mkdir()
+    told.mkdir()
+    asked = str(word) if launched else ""
+    assert gloo.run(_run, str(whole), None, asked) == [(None, 6, "")] * 2
+    assert not word.exists()
+    assert gloo.run(_run, str(told), 3, asked) == [(0, 3, "KILLED")] * 2
+    assert word.exists() == launched
+    assert gloo.run(_run, str(told), None) == [(None, 6, "")] * 2
+    assert _losses(told) == _losses(whole)
+    assert (told / "metrics_0.jsonl").read_text().count("train/loss") == 6
 
 
 def test_a_signal_before_training_is_not_missed(tmp_path: Path) -> None:
-    assert gloo.run(_run, str(tmp_path), 0, True) == [(STOPPED, 0, "KILLED")] * 2
-    assert gloo.run(_run, str(tmp_path), None, True) == [(None, 6, "")] * 2
+    assert gloo.run(_run, str(tmp_path), 0, str(tmp_path / "word")) == [(0, 0, "KILLED")] * 2
+    assert (tmp_path / "word").exists()
+    assert gloo.run(_run, str(tmp_path), None) == [(None, 6, "")] * 2

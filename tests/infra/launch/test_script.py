@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from infra import cli
+from infra.stopping import STOP_FILE
 from tests.infra.launch.programs import program
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -36,6 +37,9 @@ GIVEN = [
     "rl.steps=3",
 ]
 pytestmark = pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="what is packaged comes from git")
+
+SAVED = f'touch "${STOP_FILE}"'
+"What training does when it was told to stop."
 
 
 @dataclass
@@ -132,10 +136,12 @@ def test_bash_reads_what_was_written(chain: Dry, tmp_path: Path) -> None:
     lines = chain.script("pretrain").splitlines()
     subprocess.run(["bash", "-n"], input="\n".join(lines), text=True, check=True)
     exports = [line for line in lines if line.startswith("export ")]
-    shown = subprocess.run(["env", "-i", "bash"], input="\n".join([*exports, "env"]), capture_output=True, text=True)
+    shown = subprocess.run(
+        ["env", "-i", "SLURM_JOB_ID=77", "bash"], input="\n".join([*exports, "env"]), capture_output=True, text=True
+    )
     env = dict(line.split("=", 1) for line in shown.stdout.splitlines())
-    assert (env["NOTE"], env["NCCL_DEBUG"], env["R1_STOP_STATUS"]) == ("it's $5", "INFO", "85")
-    assert env["R1_LOGS"] == f"{chain.folder}/pretrain"
+    assert (env["NOTE"], env["NCCL_DEBUG"]) == ("it's $5", "INFO")
+    assert env["R1_LOGS"] == f"{chain.folder}/pretrain" and env[STOP_FILE] == f"{chain.folder}/pretrain/stopped_77"
     head = subprocess.run(["git", "-C", PROJECT, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert env["R1_COMMIT"] == head.stdout.strip()
     assert len(env["R1_RUN_ID"]) == 32 and env["R1_RUN_ID"] not in chain.script("zero")
@@ -174,8 +180,8 @@ def test_a_container_sees_the_runs_folders_and_its_own_python(seeds: Dry) -> Non
     assert "python" in words and sys.executable not in seeds.script("pretrain")
 
 
-def play(dry: Dry, stage: str, folder: Path, status: int = 0, **env: str) -> tuple[int, str, str]:
-    """Run the script; the processes end with that status. -> (its own status, what it printed, calls of scontrol)."""
+def play(dry: Dry, stage: str, folder: Path, does: str = "exit 0", **env: str) -> tuple[int, str, str]:
+    """Run the script; its processes do that. -> (its status, what it printed, calls of scontrol)."""
     calls = folder / "calls"
     calls.touch()
     program(folder, "scontrol", f'case "$1" in show) echo node1;; *) echo "$*" >> {calls};; esac')
@@ -185,7 +191,7 @@ def play(dry: Dry, stage: str, folder: Path, status: int = 0, **env: str) -> tup
     program(
         folder,
         "srun",
-        f'case "$*" in *infra.cli*) exit {status};; *hostname*--ip*) exit 0;; esac\n'
+        f'case "$*" in *infra.cli*) {does};; *hostname*--ip*) exit 0;; esac\n'
         'while [ "$1" != sh ]; do shift; done; exec "$@"',
     )
     path = f"{folder}:/usr/local/bin:/usr/bin:/bin"
@@ -196,35 +202,36 @@ def play(dry: Dry, stage: str, folder: Path, status: int = 0, **env: str) -> tup
 
 
 @pytest.mark.parametrize(
-    ("status", "env", "call"),
+    ("does", "env", "code", "call"),
     [
-        (0, {}, ""),
-        (1, {}, ""),
-        (2, {}, ""),
-        (137, {}, ""),
-        (143, {}, ""),
-        (85, {}, "requeue 12\n"),
-        (138, {}, "requeue 12\n"),
-        (85, {"SLURM_RESTART_COUNT": "6"}, "requeue 12\n"),
-        (85, {"SLURM_RESTART_COUNT": "7"}, ""),
-        (85, {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "requeue 12_3\n"),
+        ("exit 0", {}, 0, ""),
+        ("exit 2", {}, 2, ""),
+        ("exit 137", {}, 137, ""),
+        (f"{SAVED}; exit 0", {}, 85, "requeue 12\n"),
+        (f"{SAVED}; exit 1", {}, 1, ""),  # it broke on its way out
+        (f"{SAVED}; kill $PPID; exit 0", {}, 143, ""),  # SLURM ends the job itself
+        ("exit 138", {}, 85, "requeue 12\n"),
+        (f"{SAVED}; exit 0", {"SLURM_RESTART_COUNT": "6"}, 85, "requeue 12\n"),
+        (f"{SAVED}; exit 0", {"SLURM_RESTART_COUNT": "7"}, 85, ""),
+        (f"{SAVED}; exit 0", {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, 85, "requeue 12_3\n"),
     ],
 )
 def test_only_a_job_that_was_told_to_stop_goes_back(
-    status: int, env: dict[str, str], call: str, chain: Dry, tmp_path: Path
+    does: str, env: dict[str, str], code: int, call: str, chain: Dry, tmp_path: Path
 ) -> None:
-    code, out, calls = play(chain, "pretrain", tmp_path, status, **env)
-    assert (code, calls) == (status, call), out
+    ended, out, calls = play(chain, "pretrain", tmp_path, does, **env)
+    assert (ended, calls) == (code, call), out
+    (chain.folder / "pretrain" / "stopped_12").unlink(missing_ok=True)
     assert out.index("module load cuda/13.0") < out.index("module load hpcx")
 
 
 def test_what_a_node_lacks_ends_the_job_before_anything_starts(chain: Dry, tmp_path: Path) -> None:
-    code, out, calls = play(chain, "pretrain", tmp_path, status=85, MISSING="hpcx")
+    code, out, calls = play(chain, "pretrain", tmp_path, MISSING="hpcx")
     assert (code, calls) == (74, "") and "launch.modules=hpcx: cannot be loaded" in out
     gone = chain.run / "pretrain"
     gone.rename(chain.run / "moved")
     try:
-        code, out, calls = play(chain, "pretrain", tmp_path, status=85)
+        code, out, calls = play(chain, "pretrain", tmp_path)
     finally:
         (chain.run / "moved").rename(gone)
     assert (code, calls) == (73, "") and f"does not see {gone}, which has to be in a folder that all nodes" in out
