@@ -50,6 +50,7 @@ def _submit(cfg: Config, jobs: list[Job], number: int, given: Sequence[str]) -> 
         disk = slurm.disk_of_one_machine(root)
         if disk:
             say(f"warning: run.dir={root} is on a disk of this machine ({disk}); nodes that do not see it end the job")
+    os.environ.setdefault("NEMORUN_HOME", str(folder))  # read at import; else it keeps notes in ~/.nemo_run
     with _aside(folder / "nemo_run.log"):
         try:
             from infra.launch import nemo

@@ -1,7 +1,7 @@
 """Jobs on this machine, one after the other in the foreground.
 
-Their ranks are those of infra/ranks.py and not torchrun's, which NeMo-Run's LocalExecutor would start: a stage has to
-hear a signal once to save and leave, and torchrun dies of SIGUSR1, and of SIGTERM passes on what the ranks have had.
+Their ranks are those of infra/ranks.py and not torchrun's, which NeMo-Run's LocalExecutor would start: torchrun dies of
+SIGUSR1 and leaves its ranks behind, ends every orderly stop with a traceback, and shows rank 0's terminal to nobody.
 """
 
 import os

@@ -135,6 +135,8 @@ def _from_controller(job: str) -> list[JobState]:
             continue
         index = facts.get("ArrayTaskId", "")
         state = "PENDING" if facts["JobState"] in _WAITS_AGAIN else facts["JobState"]
+        reason = facts.get("Reason", "")
+        told = state == "PENDING" or (state == "CANCELLED" and reason.startswith("Dependency"))
         found.append(
             JobState(
                 id=f"{job}_{index}" if index else job,
@@ -142,7 +144,7 @@ def _from_controller(job: str) -> list[JobState]:
                 state=state,
                 status=_status(facts.get("ExitCode", "0:0")),
                 restarts=int(facts.get("Restarts", "0")),
-                reason=facts.get("Reason", "") if state in ("PENDING", "CANCELLED") else "",
+                reason=reason if told else "",
                 elapsed=facts.get("RunTime", ""),
             )
         )
