@@ -1,6 +1,7 @@
 """What code a job runs: a tree of git, so that it can be had again, whatever happens to the files meanwhile."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -29,11 +30,13 @@ class Snapshot:
 
 def snapshot(code: Code, root: Path = PROJECT) -> Snapshot:
     """The tree to package. Raises ConfigError outside of git, and for code=commit where files differ from HEAD."""
+    if not shutil.which("git"):
+        raise ConfigError("launch.code", code.name, "there is no git here, which packs the code", "install git")
     try:
         commit, tree = _git(root, "rev-parse", "HEAD"), _git(root, "rev-parse", "HEAD^{tree}")
         changed = _git(root, "status", "--porcelain").splitlines()
         same = Path(_git(root, "rev-parse", "--show-toplevel")).resolve() == root.resolve()
-    except (OSError, subprocess.CalledProcessError):
+    except subprocess.CalledProcessError:
         same = False
     if not same:
         problem = f"{root} is no git repository of its own, and jobs run what git has"

@@ -41,12 +41,13 @@ def run(cfg: Config, verb: str, given: Sequence[str]) -> int:
 def _submit(cfg: Config, jobs: list[Job], number: int, given: Sequence[str]) -> int:
     """Check everything, write the scripts, submit them. Nothing is submitted where a check fails."""
     launch, root = cfg.launch, Path(cfg.run.dir).resolve()
-    code = snapshot(launch.code)
     folder = root / record.FOLDER
-    _make(folder, jobs, cfg)
     if not launch.dry_run:
         slurm.check(launch)
         _refuse_second(root)
+    code = snapshot(launch.code)
+    _make(folder, jobs, cfg)
+    if not launch.dry_run:
         disk = slurm.disk_of_one_machine(root)
         if disk:
             say(f"warning: run.dir={root} is on a disk of this machine ({disk}); nodes that do not see it end the job")

@@ -16,6 +16,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def on_path(monkeypatch: pytest.MonkeyPatch, folder: Path, **scripts: str) -> Path:
     """Put these programs, and no SLURM that may be installed here, on the PATH."""
+    folder.mkdir(exist_ok=True)
     for name, script in scripts.items():
         program(folder, name, script)
     places = ("/usr/local/bin", "/usr/bin", "/bin")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from infra import cli
 from infra.errors import ConfigError, R1Error
 from infra.launch import slurm
 from infra.launch.slurm import JobState
@@ -74,6 +75,16 @@ def test_no_slurm_and_a_silent_one_are_told_apart(bin_: Path) -> None:
     (bin_ / "sbatch").unlink()
     with pytest.raises(ConfigError, match=r"launch=slurm: there is no SLURM here \(sbatch not found\).*launch=local"):
         slurm.check(LaunchConfig())
+
+
+def test_without_slurm_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_path(monkeypatch, tmp_path / "bin")
+    assert cli.main(["launch", "launch=slurm", f"run.dir={tmp_path}/run"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and "launch=slurm: there is no SLURM here" in said.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_tasks_of_an_array_have_names_and_logs_of_their_own(bin_: Path) -> None:
