@@ -12,6 +12,7 @@ from typing import Any
 from experiments import overrides, stored
 from experiments.convert import ConvertConfig
 from infra.errors import ConfigError
+from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
 from modeling.config import ModelConfig, Modules
@@ -28,7 +29,7 @@ from training.data.corpus import CorpusConfig
 from training.layout import check_model
 
 SCALES = ("tiny", "gpu", "cluster")
-GROUPS = ("model", "scale", "cluster", "stage", "task", "experiment")
+GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
 STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
 "The stage whose settings a command takes by itself; the others take zero."
@@ -41,7 +42,7 @@ FOLDERS = {
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
-"The section whose settings a command also takes by their last name: `r1 plan search=true` is plan.search=true."
+"The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 STAGED = ("zero", "reproduce")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
@@ -137,6 +138,8 @@ class Config:
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     "Models from elsewhere and for elsewhere."
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    "Jobs; launch=local|slurm takes the usual settings of a place."
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
@@ -223,25 +226,34 @@ def _check_layout(cfg: Config) -> None:
             )
 
 
-def compose(command: str, given: Sequence[str] = (), *, ready: bool = True) -> Config:
+def _sets_stage(item: str) -> bool:
+    """Whether it is an experiment that says which stage's settings it takes."""
+    group, _, option = item.partition("=")
+    path = CONF / "experiment" / f"{option}.yaml"
+    return group == "experiment" and path.exists() and "override /stage:" in path.read_text()
+
+
+def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made: bool = True) -> Config:
     """The settings of a command under `key=value` overrides, judged.
 
     The network's shape is that of the folder that the command starts from, where it starts from one; model=hf:x starts
     from a Hugging Face folder or a model's name on the Hub. ready: whether what the command cannot do without has to be
-    given. Raises ConfigError for an unknown key, group option or type, and for values that cannot work.
+    given. made: whether that folder is there; else its shape is taken to be the one that is set. Settings of the
+    command's own section may be typed without it: `nproc=2`. Raises ConfigError for an unknown key, group option or
+    type, and for values that cannot work.
     """
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 
-    given = overrides.at_home(given, SHORT.get(command, ""), Config, GROUPS)
+    given = overrides.full(given, SHORT.get(command, command), Config, GROUPS)
     given = stored.with_folder(command, FOLDERS.get(command, ""), given)
     with _hydra() as options_of:
         composed, texts = overrides.prepare(given, Config, GROUPS, options_of)
-        if not any(item.startswith("stage=") for item in composed):
+        if not any(item.startswith("stage=") or _sets_stage(item) for item in composed):
             composed.insert(0, f"stage={STAGES.get(command, 'zero')}")
         cfg = hydra_compose("config", overrides=composed)
     key = FOLDERS.get(command, "")
-    shape = stored.model_of(key, texts[key]) if texts.get(key) else None
+    shape = stored.model_of(key, texts[key]) if texts.get(key) and made else None
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
         asked = OmegaConf.to_object(cfg.model)
@@ -304,25 +316,32 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def save_config(cfg: Config, folder: Path) -> Path:
-    """Write config.yaml into the folder, whole or not at all; -> its path.
+def refuse_other_run(cfg: Config, folder: Path) -> None:
+    """Raise ConfigError where the folder holds a run of other settings, whose results would pass for these.
 
-    Raises ConfigError where the folder holds a run of other settings, whose results would pass for these: another
-    seed, network, corpus, task, reward or sampling; in a finished run, any setting of its stages.
+    Another seed, network, corpus, task, reward or sampling; in a finished run, any setting of its stages.
     """
     import yaml
 
-    path, new = Path(folder) / "config.yaml", to_dict(cfg)
+    path = Path(folder) / "config.yaml"
     old = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
     finished = any((path.parent / name).exists() for name in ("model/config.json", "summary.json"))
-    before, now = _flat(old), _flat(new)
+    before, now = _flat(old), _flat(to_dict(cfg))
     for key in [key for key in now if key in before]:
         decides = key.startswith(_DECIDE_ALWAYS) or (finished and key.startswith(_DECIDE_RESULT))
         if decides and before[key] != now[key]:
             problem = f"the run in {folder} has {before[key]}"
             raise ConfigError(key, now[key], problem, "set that, or another run.dir")
+
+
+def save_config(cfg: Config, folder: Path) -> Path:
+    """Write config.yaml into the folder, whole or not at all; -> its path. Raises as refuse_other_run does."""
+    import yaml
+
+    refuse_other_run(cfg, folder)
+    path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    scratch.write_text(yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    scratch.write_text(yaml.safe_dump(to_dict(cfg), sort_keys=False, allow_unicode=True))
     os.replace(scratch, path)
     return path

@@ -11,6 +11,20 @@ from typing import Any
 from infra.errors import ConfigError
 
 
+def full(given: Sequence[str], own: str, root: type, groups: Sequence[str]) -> list[str]:
+    """Settings of the command's own section, which may be typed without it, by their full keys.
+
+    >>> from experiments.config import GROUPS, Config
+    >>> full(["nproc=2", "launch=slurm", "launch.nodes=4"], "launch", Config, GROUPS)
+    ['launch.nproc=2', 'launch=slurm', 'launch.nodes=4']
+    """
+    known = leaves(root)
+    named = [(item, item.partition("=")[0]) for item in given]
+    return [
+        f"{own}.{item}" if key not in {*known, *groups} and f"{own}.{key}" in known else item for item, key in named
+    ]
+
+
 def prepare(
     given: Sequence[str], root: type, groups: Sequence[str], options_of: Callable[[str], list[str]]
 ) -> tuple[list[str], dict[str, str]]:
@@ -35,19 +49,9 @@ def prepare(
             texts[key] = value
         else:
             _check_value(item, key, value, *known[key])
-            composed.append(item)
+            mapping = typing.get_origin(known[key][0]) is dict
+            composed.append(f"++{item}" if mapping else item)  # Hydra adds no keys to a mapping unless told to
     return composed, texts
-
-
-def at_home(given: Sequence[str], home: str, root: type, groups: Sequence[str]) -> list[str]:
-    """The settings with `home.` put before those that are named without it. Example: json=true -> plan.json=true."""
-    known = leaves(root)
-    full = []
-    for item in given:
-        key = item.partition("=")[0]
-        short = home and key not in known and key not in groups and f"{home}.{key}" in known
-        full.append(f"{home}.{item}" if short else item)
-    return full
 
 
 def replace_text(cfg: Any, key: str, value: str) -> Any:
@@ -77,9 +81,10 @@ def _unknown(key: str, value: str, known: list[str], groups: Sequence[str]) -> C
         return ConfigError(key, value, "is a section, not a setting", f"set one of its keys, as {inside[0]}")
     last = key.rsplit(".", 1)[-1]
     near = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near += difflib.get_close_matches(key, [*known, *groups], n=2)
+    tails = {name.rsplit(".", 1)[-1]: name for name in known} | {group: group for group in groups}
+    if last != key:
+        near += difflib.get_close_matches(key, [*known, *groups], n=2)
     if not near:
-        tails = {name.rsplit(".", 1)[-1]: name for name in known}
         near = [tails[tail] for tail in difflib.get_close_matches(last, tails, n=2)]
     meant = f"did you mean {' or '.join(dict.fromkeys(near[:3]))}?" if near else "r1 <command> --help lists all"
     return ConfigError(key, value, "there is no such setting", meant)
@@ -147,4 +152,4 @@ def _example(kind: Any, default: Any) -> str:
         return f"[{items}]"
     if isinstance(default, bool):
         return str(default).lower()
-    return "null" if default is None else f"{default}"
+    return "null" if default is None else "{NAME: value}" if default == {} else f"{default}"

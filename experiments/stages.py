@@ -12,7 +12,7 @@ from experiments.config import Config, to_dict
 from experiments.figures import draw
 from experiments.summary import as_summary, evaluation_table, write_json
 from infra.progress import say
-from infra.stop import Stopped
+from infra.stopping import Stopped
 from infra.tracking import Tracker
 from modeling.config import ModelConfig
 from modeling.tokenizer import Tokenizer

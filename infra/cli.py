@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import R1Error
-from infra.stop import Stopped, raise_on_signals
 
 if TYPE_CHECKING:
     from experiments.config import Config
@@ -37,6 +36,8 @@ class Command:
     "Whether it works in run.dir, which no other process may do at the same time."
     trains: bool = False
     "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
+    verbs: tuple[str, ...] = ()
+    "Words that may follow the command; its function then takes (cfg, verb, settings as typed)."
 
 
 RANK_COMMAND = [sys.executable, "-P", "-m", "infra.cli"]
@@ -96,6 +97,12 @@ COMMANDS = {
         ranks=True,
         writes=True,
         trains=True,
+    ),
+    "launch": Command(
+        about="Run stages as jobs, here or on SLURM; takes the settings of the stages, too.",
+        function="infra.launch.command:run",
+        sections=("scale", "launch", "run", "tracking"),
+        verbs=("status", "logs", "cancel"),
     ),
     "sync": Command(
         about="Send to MLflow what it has not got of the run in run.dir.",
@@ -159,25 +166,31 @@ def _run(argv: list[str]) -> int:
         raise R1Error(f"r1 {name}: there is no such command; {meant}")
     command = COMMANDS[name]
     if "--help" in given or "-h" in given:
-        print(_help(name, command, [text for text in given if text not in ("--help", "-h")]))
+        print(_help(name, command, [text for text in given if text not in ("--help", "-h", *command.verbs)]))
         return 0
     if not command.sections:
         if given:
             raise R1Error(f"r1 {name} {given[0]}: {name} takes no settings; leave it out")
         return _function(command)() or 0
 
-    from infra import ranks
+    if command.verbs:
+        verb = given.pop(0) if given and given[0] in command.verbs else ""
+        return _function(command)(_judge(name, given, launched=False), verb, given) or 0
 
-    child = ranks.die_with_parent()
-    launched = ranks.launched()
+    from infra import ranks, stopping
+
+    launched, child = ranks.launched(), ranks.die_with_parent()
+    if launched and command.trains:
+        stopping.remember()
     cfg = _judge(name, given, launched)
-    if not child:  # one that is told to stop alone has to be missed, or rank 0 would wait for it
-        raise_on_signals()
+    if not (launched or child):  # a child that is told to stop alone has to be missed, or rank 0 would wait for it
+        stopping.raise_on_signals()
     try:
         return _work(cfg, name, argv, launched)
-    except Stopped as stopped:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"r1 {name}: stopped by {stopped}; {_what_is_kept(command, cfg)}", file=sys.stderr)
+    except stopping.Stopped as stopped:
+        if command.trains:
+            stopping.leave_word()
+        print(f"r1 {name}: stopped by {stopped}; {_what_is_kept(command, cfg)}", file=sys.stderr)
         return 0 if command.trains else 128 + stopped.number
 
 
@@ -271,18 +284,23 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Command, given: list[str]) -> str:
-    title = f"r1 {name}{' key=value ...' if command.sections else ''}: {command.about}"
+    verbs = f" [{'|'.join(command.verbs)}]" if command.verbs else ""
+    title = f"r1 {name}{verbs}{' key=value ...' if command.sections else ''}: {command.about}"
     if not command.sections:
         return title
     from experiments.config import SHORT, Config, compose, group_options
     from infra import help as pages
 
     cfg = compose(name, given, ready=False)
-    said = pages.sentences(Config) | {"stage": "Settings of a stage, as they were seen to work."}
+    said = pages.sentences(Config) | {
+        "stage": "Settings of a stage, as they were seen to work.",
+        "experiment": "A chain of stages with their settings, for r1 launch.",
+    }
+    whole = command.trains or bool(command.verbs)
     groups = [
         (group, "|".join(options), said[group])
         for group, options in group_options().items()
-        if options and (group in command.sections or (group == "stage" and command.trains))
+        if options and (group in command.sections or (group in ("stage", "experiment") and whole))
     ]
     sections = [(said[key], key, getattr(cfg, key)) for key in command.sections if key != "scale"]
     return pages.page(title, groups, sections, bare=SHORT.get(name))

@@ -208,7 +208,7 @@ def _tools() -> list[Check]:
         Check("c compiler", True if compiler else None, compiler or "none: training on CPU goes on in torch, slower"),
         Check("browser", True if browser else None, browser or "no chromium: browser tests are skipped"),
     ]
-    for package in ("mlflow", "streamlit"):
+    for package in ("mlflow", "streamlit", "nemo-run"):
         found = version(package)
         checks.append(Check(package, found is not None, found or "absent", "" if found else "run make setup"))
     return checks

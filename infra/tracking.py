@@ -32,7 +32,10 @@ _ENV = {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP
 
 @functools.cache
 def git_state(folder: Path | None = None) -> dict[str, Any]:
-    """{"commit", "dirty"} of the project, or of the repository at `folder`; "unknown" and False outside git."""
+    """{"commit", "dirty"} of the project, or of the repository at `folder`.
+
+    Outside git it is what `r1 launch` says of the code that it packaged, else "unknown" and False.
+    """
     folder = (folder or PROJECT).resolve()
 
     def git(*args: str) -> str:
@@ -42,10 +45,20 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder:  # a released tree inside another repository
-            return {"commit": "unknown", "dirty": False}
+            return _packaged()
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
-        return {"commit": "unknown", "dirty": False}
+        return _packaged()
+
+
+def _packaged() -> dict[str, Any]:
+    return {"commit": os.environ.get("R1_COMMIT", "unknown"), "dirty": os.environ.get("R1_DIRTY") == "1"}
+
+
+def _job() -> dict[str, str]:
+    """Tags that lead from a run to its SLURM job and the folder of its logs."""
+    tags = {"slurm_job_id": os.environ.get("SLURM_JOB_ID"), "logs": os.environ.get("R1_LOGS")}
+    return {key: value for key, value in tags.items() if value}
 
 
 class Tracker:
@@ -77,13 +90,13 @@ class Tracker:
         self.run_dir.mkdir(parents=True, exist_ok=True)
         before = read_json(self.run_dir / "run.json")
         self._run = {
-            "run_id": before.get("run_id") or uuid.uuid4().hex,
+            "run_id": before.get("run_id") or os.environ.get("R1_RUN_ID") or uuid.uuid4().hex,
             "name": name,
             "experiment": experiment,
             "created": before.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
             **git_state(),
             "seed": seed,
-            "tags": tags,
+            "tags": tags | _job(),
             "uri": self._uri,
             "status": "RUNNING",
             "config": json.loads(json.dumps(config, default=_plain)),

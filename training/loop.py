@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from infra import stopping
 from infra.progress import Progress, say
 from training import checkpoint, parallel
 from training.config import LoopConfig
@@ -98,6 +99,8 @@ def _leave(state: TrainState, name: str, tracker: MetricLog, received: signal.Si
     why = received.name if received else "another rank"
     where = f"saved as {state.last_checkpoint}" if state.last_checkpoint else "nothing to save yet"
     _say(f"{name}: stopped by {why} at step {state.step}, {where}; the same command goes on from there")
+    if parallel.is_main():
+        stopping.leave_word()
     raise SystemExit(0)
 
 
@@ -110,7 +113,7 @@ class _StopSignals:
     """Remembers the first signal that asks to stop; a second one ends the process the hard way."""
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received = stopping.received()
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "_StopSignals":

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.config import compose
 from experiments.stages import _stage
-from infra.stop import Stopped
+from infra.stopping import Stopped
 
 
 def test_metrics_are_kept_in_the_folder_without_mlflow(tmp_path):

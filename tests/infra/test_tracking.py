@@ -46,6 +46,22 @@ def test_a_resumed_run_keeps_its_id_and_ends_the_line_a_crash_cut_short(tmp_path
     assert {"commit", "dirty", "created", "experiment"} <= run.keys()
 
 
+def test_a_run_takes_its_id_its_commit_and_the_way_to_its_job_from_the_launcher(tmp_path, monkeypatch):
+    given = {"R1_RUN_ID": "given", "R1_COMMIT": "abc", "R1_DIRTY": "1", "R1_LOGS": "/runs/logs", "SLURM_JOB_ID": "12"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    git_state.cache_clear()
+    assert git_state(tmp_path) == {"commit": "abc", "dirty": True}  # no repository
+    first = tracker(tmp_path / "run")
+    first.finish()
+    monkeypatch.setenv("R1_RUN_ID", "another")
+    second = tracker(tmp_path / "run")
+    second.finish()
+    assert first.run_id == second.run_id == "given"
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["tags"] == {"stage": "zero", "slurm_job_id": "12", "logs": "/runs/logs"}
+
+
 def test_other_ranks_write_nothing(tmp_path, monkeypatch):
     for name, enabled in (("off", False), ("rank", True)):
         t = tracker(tmp_path / name, enabled=enabled)
