@@ -24,8 +24,10 @@ def test_r1_commands_compose(line):
     words = re.findall(r'(?:[^\s"]|"[^"]*")+', line)
     assert words[0] in COMMANDS
     if words[0] not in ("doctor", "sync"):
-        # A cluster's folders are not here.
-        here = [word.replace('"', "'") for word in words[1:] if "checkpoint=/" not in word]
+        verbs = COMMANDS[words[0]].verbs
+        # A cluster's folders are not here, and neither are models from elsewhere.
+        elsewhere = ("checkpoint=/", "model=hf:")
+        here = [w.replace('"', "'") for w in words[1:] if w not in verbs and not any(e in w for e in elsewhere)]
         compose(words[0], here, ready=False)
 
 

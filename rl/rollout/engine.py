@@ -1,10 +1,11 @@
 """The engine protocol: whatever writes answers. Local sampling, Megatron's engine and vLLM's server behind it."""
 
-from typing import Protocol
-
-from torch import nn
+from typing import TYPE_CHECKING, Protocol
 
 from rl.types import Completion, Question
+
+if TYPE_CHECKING:  # settings are judged before torch is there
+    from torch import nn
 
 
 class RolloutEngine(Protocol):
@@ -24,7 +25,7 @@ class RolloutEngine(Protocol):
         """[question][group] answers. Every rank gets all of them; who wrote which is the engine's business."""
         ...
 
-    def load_weights(self, model: nn.Module, version: int) -> None:
+    def load_weights(self, model: "nn.Module", version: int) -> None:
         """Take over the weights of the trainer's network, this rank's part of it, as they are at optimiser step
         `version`; every rank calls it."""
         ...

@@ -209,12 +209,13 @@ class VLLMEngine(SharingEngine):
             "top_p": self.sampling.top_p,
             "seed": seed % (2**63 - group_size),
             "stop_token_ids": sorted(self.stop_ids),
-            "stop": [self.tokenizer.stop_text] if self.tokenizer.stop_text else [],
             "logprobs": 1,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
             "skip_special_tokens": False,
         }
+        if self.tokenizer.stop_text:
+            body["stop"] = [self.tokenizer.stop_text]
         told = self.client.post("/v1/completions", body, timeout_s=self.cfg.vllm.request_timeout_s)
         choices = told.get("choices") if isinstance(told, dict) else None
         if not isinstance(choices, list) or len(choices) != group_size:

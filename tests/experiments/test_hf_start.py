@@ -112,7 +112,7 @@ def test_pretraining_goes_on_from_such_a_model_with_its_tokenizer(qwen, tmp_path
         ("zero", "model=hf:{qwen} rl.checkpoint=experiments/base", ["rl.checkpoint=experiments/base is another start"]),
         ("sync", "model=hf:{qwen}", ["r1 sync starts from no model"]),
         ("zero", "model=hf:{qwen} model.hidden_size=64", ["model.hidden_size=64", "has 32"]),
-        ("zero", "model=hf:{qwen} parallel.expert=2", ["parallel.expert=2: the model has no experts"]),
+        ("zero", "model=hf:{qwen} parallel.expert=2", ["parallel.expert=2: qwen2 has no experts"]),
         ("import", "out=x", ["hf=: is not given"]),
         ("export", "checkpoint=x", ["out=: is not given"]),
         ("import", "hf=x out=y shard_gib=0", ["convert.shard_gib=0"]),

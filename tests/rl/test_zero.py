@@ -31,7 +31,7 @@ def test_sampler_and_trainer_give_the_same_logprobs(whole):
 
 
 def test_a_policy_trained_in_fp8_drifts_from_its_sampler_by_what_fp8_rounds(base, tmp_path):
-    gloo.run(stages.run_zero, base, str(tmp_path), None, {"steps": 2}, Fp8.emulated, ranks=1)
+    gloo.run(stages.run_zero, base, str(tmp_path), None, {"steps": 2}, None, None, Fp8.emulated, ranks=1)
     differences = [d[0] for d in stages.metrics(tmp_path, "rl/sampler_trainer_diff").values()]
     assert len(differences) == 2 and all(1e-3 < d < 0.2 for d in differences)
     assert (tmp_path / "model" / "config.json").exists()
@@ -114,6 +114,6 @@ def test_one_step_off_two_ranks_sample_what_one_does(base, one_step_off, tmp_pat
 
 
 def test_drafts_by_mtp_are_counted_in_the_metrics_and_nothing_else_is_off(base, tmp_path):
-    gloo.run(stages.run_zero, base, str(tmp_path), None, dict(steps=2), dict(speculative=True), ranks=1)
+    gloo.run(stages.run_zero, base, str(tmp_path), None, dict(steps=2), None, dict(speculative=True), ranks=1)
     told = stages.metrics(tmp_path, "mtp/rollout_acceptance", "rl/sampler_trainer_diff")
     assert all(0 <= acceptance <= 1 and difference < 1e-4 for acceptance, difference in told.values())
