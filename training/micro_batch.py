@@ -22,7 +22,7 @@ class MicroBatch:
     labels: Tensor
     """Targets, int64: the tokens one to the left."""
     loss_weights: Tensor
-    """Each label's weight, FP32; 0 on prompts and padding. Over micro-batches AND data ranks of a step they sum to 1."""
+    """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over the micro-batches of all data ranks."""
     padding: Tensor | None = None
     """True where there is no token: no load to an expert, and nothing to balance. None: there is none."""
     document_ids: Tensor | None = None
