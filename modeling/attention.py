@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modeling import cpu, native
+from modeling.context import own_places, whole_row
 from modeling.kernels import causal_attention, rms_norm, rms_norm_residual
 
 cpu.install()
@@ -24,19 +25,32 @@ _SHORT = 160
 
 
 class CoreAttention(nn.Module):
-    """Softmax attention by torch's fused kernel, in the place of Megatron's DotProductAttention."""
+    """Softmax attention by torch's fused kernel, in the place of Megatron's DotProductAttention.
 
-    def __init__(self, config: Any, softmax_scale: float, **kwargs: Any) -> None:
+    Context ranks have queries of their own and gather the keys and values of the whole row.
+    """
+
+    def __init__(self, config: Any, softmax_scale: float, pg_collection: Any = None, **kwargs: Any) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
+        self.context = pg_collection.cp if pg_collection is not None else None
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Tensor:
         """query, key [seq, batch, heads, d_qk], value [seq, batch, heads, d_v] -> [seq, batch, heads * d_v].
 
-        attention_mask: None is causal; else bool [batch, 1, seq, seq], True where a query must not look.
+        seq: this context rank's part of a row. Several heads of query may share one of key and value, in order.
+        attention_mask: None is causal; else bool [batch, 1, seq, whole row], True where a query must not look.
         """
+        if self.context is not None and self.context.size() > 1:
+            key, value = whole_row(key, self.context), whole_row(value, self.context)
+            if attention_mask is None:
+                row = torch.arange(key.shape[0], device=key.device)
+                attention_mask = row > own_places(len(row), self.context, key.device)[:, None]
+        shared = query.shape[2] // key.shape[2]
+        if shared > 1:
+            key, value = (t.repeat_interleave(shared, 2) for t in (key, value))
         if attention_mask is None and query.shape[0] <= _IN_CACHE and native.usable(query, key, value):
             return causal_attention(query, key, value, self.softmax_scale)
         if attention_mask is None and query.shape[0] <= _SHORT and query.device.type == "cpu":

@@ -70,7 +70,7 @@ def build_model(
     [batch, 1, seq, seq], True where hidden.
     """
     config = megatron_config(cfg, tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp, layout=layout)
-    te, stage = _use_te(cfg), vp_stage if vp > 1 else None
+    te, stage = uses_te(cfg), vp_stage if vp > 1 else None
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=te, normalization="RMSNorm", vp_stage=stage)
     last = get_gpt_decoder_layer_specs(config, use_transformer_engine=te, normalization="RMSNorm")[-1]
     mtp = None
@@ -130,11 +130,11 @@ def megatron_config(
     Raises ConfigError where the sizes do not divide the shape.
     """
     _check_sizes(cfg, tp=tp, pp=pp, ep=ep, cp=cp)
-    te = _use_te(cfg)
+    te = uses_te(cfg)
     te_fp8 = fp8.carrier(cfg) is Fp8.te
     dtype = torch.bfloat16 if cfg.dtype is DType.bf16 else torch.float32
     init = init_method_normal(cfg.initializer_range)
-    kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te))
+    kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te, cp))
     return kind(
         **parts,
         num_layers=cfg.num_hidden_layers,
@@ -181,7 +181,7 @@ def megatron_config(
     )
 
 
-def _latent(cfg: ModelConfig, te: bool) -> dict[str, Any]:
+def _latent(cfg: ModelConfig, te: bool, cp: int) -> dict[str, Any]:
     """What Megatron's config says of attention, experts and multi-token prediction in DeepSeek's family."""
     return dict(
         # Attention (V3 section 2.1.1)
@@ -193,7 +193,7 @@ def _latent(cfg: ModelConfig, te: bool) -> dict[str, Any]:
         qk_pos_emb_head_dim=cfg.qk_rope_head_dim,
         v_head_dim=cfg.v_head_dim,
         rope_type="yarn",  # which is the plain rotary embedding at factor 1
-        apply_rope_fusion=_fuse_rope(cfg),
+        apply_rope_fusion=_fuse_rope(cfg) and cp == 1,  # Megatron keeps its table as cut for the longest row
         rotary_base=cfg.rope_theta,
         rotary_scaling_factor=cfg.rope_factor,
         original_max_position_embeddings=cfg.rope_original_max_position_embeddings,
@@ -235,7 +235,7 @@ def _grouped(cfg: ModelConfig) -> dict[str, Any]:
     )
 
 
-def _use_te(cfg: ModelConfig) -> bool:
+def uses_te(cfg: ModelConfig) -> bool:
     """Whether to build with Transformer Engine. Raises ConfigError for modules that this machine cannot run."""
     have = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
     if cfg.modules is Modules.te and not have:
@@ -299,7 +299,7 @@ def _change_moe(layer: Any, **submodules: Any) -> None:
 
 def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> None:
     """Raise ConfigError where the parallel sizes do not fit the shape."""
-    te = _use_te(cfg)
+    te = uses_te(cfg)
     if cfg.is_dense and ep > 1:
         raise ConfigError("parallel.expert", ep, f"{cfg.family.name} has no experts", "set parallel.expert=1")
     split = {key: getattr(cfg, key) for key in ("num_attention_heads", "vocab_size", "intermediate_size")}
@@ -315,14 +315,19 @@ def _check_sizes(cfg: ModelConfig, *, tp: int, pp: int, ep: int, cp: int) -> Non
     _check_divides("expert", ep, "n_routed_experts", cfg.n_routed_experts)
     if pp > cfg.num_hidden_layers:
         raise ConfigError("parallel.pipeline", pp, "more stages than layers", f"set {cfg.num_hidden_layers} or less")
-    if cp > 1 and not te:
-        raise ConfigError("parallel.context", cp, "needs Transformer Engine's attention", "set parallel.context=1")
+    if cp > 1 and not cfg.is_dense:  # Megatron makes a table of so many positions, and cuts it like a row
+        key = "rope_original_max_position_embeddings"
+        _check_divides("context", cp, key, getattr(cfg, key), parts=2)
 
 
-def _check_divides(key: str, size: int, what: str, whole: int) -> None:
-    """Raise ConfigError, with the nearest sizes that do, where a parallel size does not divide a size of the model."""
-    if whole % size:
-        legal = [divisor for divisor in range(1, whole + 1) if whole % divisor == 0]
+def _check_divides(key: str, size: int, what: str, whole: int, parts: int = 1) -> None:
+    """Raise ConfigError, with the nearest sizes that do, where a parallel size does not divide a size of the model.
+
+    parts: how many parts each rank gets.
+    """
+    if whole % (parts * size):
+        legal = [divisor for divisor in range(1, whole + 1) if whole % (parts * divisor) == 0]
         near = [*[d for d in legal if d < size][-1:], *[d for d in legal if d > size][:1]]
-        remedy = f"set {' or '.join(map(str, near))}"
-        raise ConfigError(f"parallel.{key}", size, f"does not divide model.{what}={whole}", remedy)
+        remedy = f"set {' or '.join(map(str, near or [1]))}"
+        problem = f"does not divide model.{what}={whole}" + (f" into {parts} parts for each" if parts > 1 else "")
+        raise ConfigError(f"parallel.{key}", size, problem, remedy)

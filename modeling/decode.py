@@ -205,10 +205,10 @@ class Decoder:
         if positions <= self._positions:
             return
         wanted = min(max(2 * self._positions, 512, positions), self.cfg.max_position_embeddings)
-        # Megatron caches what its rotary embedding returns: it must stay usable for training.
+        # Of all places, also where context ranks share a row. It must stay usable for training.
         with torch.inference_mode(False), torch.no_grad():
             owner = self.module if self.cfg.is_dense else self.module.decoder.layers[0].self_attention
-            table = owner.rotary_pos_emb(wanted)
+            table = owner.rotary_pos_emb.get_emb(wanted)
             angles, mscale = table if isinstance(table, tuple) else (table, 1.0)
             angles = angles.reshape(wanted, -1)
             self.cos, self.sin = ((f(angles) * mscale).to(self.head.dtype) for f in (torch.cos, torch.sin))

@@ -17,19 +17,11 @@ from modeling.decode_weights import Norm, norm_of, rms_norm
 
 
 class GroupedCore(CoreAttention):
-    """CoreAttention where several query heads share one head of key and value."""
+    """CoreAttention with the scale of grouped queries, which Megatron leaves to it."""
 
     def __init__(self, config: Any, softmax_scale: float | None = None, **kwargs: Any) -> None:
         scale = config.kv_channels**-0.5 if softmax_scale is None else softmax_scale
         super().__init__(config, softmax_scale=scale, **kwargs)
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-    ) -> Tensor:
-        """query [seq, batch, N, D], key and value [seq, batch, G, D] -> [seq, batch, N * D]."""
-        shared = query.shape[2] // key.shape[2]
-        key, value = (t.repeat_interleave(shared, 2) for t in (key, value))
-        return super().forward(query, key, value, attention_mask, **kwargs)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,7 @@ class ParallelConfig:
     expert: int = 1
     """Ranks that share the experts of a layer; taken from the data-parallel ranks."""
     context: int = 1
-    """Ranks that share a row's tokens."""
+    """Ranks that share a row's tokens; rows are filled up to a multiple of twice as many."""
     zero1: bool = False
     """Whether the optimiser's state is split over the data-parallel ranks."""
     backend: Backend = Backend.auto

@@ -109,6 +109,11 @@ def check_model(model: ModelConfig, parallel: ParallelConfig) -> None:
         _check_divides("tensor", parallel.tensor, model.n_shared_experts * model.moe_intermediate_size, "shared width")
     if parallel.pipeline > 1 or parallel.pipeline_layout:
         stages(model, parallel)
+    trained = model.rope_original_max_position_embeddings
+    if parallel.context > 1 and not model.is_dense and trained % (2 * parallel.context):
+        problem = f"twice it does not divide model.rope_original_max_position_embeddings={trained}"
+        legal = [size for size in divisors(trained) if trained % (2 * size) == 0] or [1]
+        raise ConfigError("parallel.context", parallel.context, problem, f"set {near(parallel.context, legal)}")
 
 
 def check_world(parallel: ParallelConfig, world: int, key: str = "parallel.nproc") -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True, slots=True)
 class MicroBatch:
-    """Rows that go through the network together; each tensor [batch, seq].
+    """Rows that go through the network together, whole ones in every layout; each tensor [batch, seq].
 
     Example, one row "a b c" of a step with two trained tokens: tokens [[a, b]], labels [[b, c]],
     loss_weights [[.5, .5]].
@@ -22,7 +22,7 @@ class MicroBatch:
     labels: Tensor
     """Targets, int64: the tokens one to the left."""
     loss_weights: Tensor
-    """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over micro-batches AND ranks of the step."""
+    """Weight of each label, FP32; 0 on prompts and padding. They sum to 1 over the micro-batches of all data ranks."""
     padding: Tensor | None = None
     """True where there is no token: no load to an expert, and nothing to balance. None: there is none."""
     document_ids: Tensor | None = None
@@ -38,7 +38,7 @@ class MicroBatch:
         return MicroBatch(**moved)
 
     def widened(self, multiple: int) -> MicroBatch:
-        """The same with padding at the right, so that seq is a multiple: tensor ranks share a row's places evenly."""
+        """The same with padding at the right, so that seq is a multiple: ranks share a row's places evenly."""
         more = -self.tokens.shape[1] % multiple
         if not more:
             return self
@@ -78,14 +78,13 @@ class MicroBatch:
         return self.tokens.numel() - (0 if self.padding is None else int(self.padding.sum()))
 
     def mtp_weights(self) -> Tensor:
-        """loss_weights without each document's first position.
+        """loss_weights without the first position of a row's later documents.
 
-        Megatron moves labels and weights one to the left together for each MTP depth, so the first of a row falls out
-        and the first of a later document would be predicted across the border. Left in, it would also make Megatron
-        scale the rest up by a factor that depends on how rows are dealt to micro-batches.
+        Labels and weights are moved one to the left together for each MTP depth (modeling/mtp.py): the first of a row
+        falls out, and the first of a later document would be predicted across the border.
         """
+        if self.document_ids is None:
+            return self.loss_weights
         weights = self.loss_weights.clone()
-        weights[:, 0] = 0
-        if self.document_ids is not None:
-            weights[:, 1:].masked_fill_(self.document_ids[:, 1:] != self.document_ids[:, :-1], 0)
+        weights[:, 1:].masked_fill_(self.document_ids[:, 1:] != self.document_ids[:, :-1], 0)
         return weights

@@ -119,10 +119,10 @@ _data_parallel_alone: dict[str, Any] | None = None
 
 
 def _is_split() -> bool:
-    """Whether this rank holds a part of the network only."""
+    """Whether this rank holds a part of the network only, or computes a part of each row."""
     mpu = _megatron()
-    tensor, pipeline = mpu.get_tensor_model_parallel_world_size(), mpu.get_pipeline_model_parallel_world_size()
-    return tensor * pipeline * mpu.get_expert_model_parallel_world_size() > 1
+    names = ("tensor_model", "pipeline_model", "expert_model", "context")
+    return any(getattr(mpu, f"get_{name}_parallel_world_size")() > 1 for name in names)
 
 
 def _groups(mpu: ModuleType) -> dict[str, Any]:
@@ -134,8 +134,6 @@ def _check(cfg: ParallelConfig, size: int) -> None:
     """Raise ConfigError where the layout does not fit `size` processes."""
     if cfg.backend is Backend.nccl and not torch.cuda.is_available():
         raise ConfigError("parallel.backend", "nccl", "needs CUDA", "set parallel.backend=auto")
-    if cfg.context > 1:
-        raise ConfigError("parallel.context", cfg.context, "rows are not split over ranks", "set parallel.context=1")
     check_world(cfg, size)
 
 

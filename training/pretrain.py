@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from infra.errors import ConfigError
 from infra.tracking import Tracker
+from modeling.build import uses_te
 from modeling.config import ModelConfig
 from modeling.mtp import mtp_acceptance
 from modeling.tokenizer import Tokenizer
@@ -35,8 +37,12 @@ def run(
     """Pre-train a base, or go on from cfg.checkpoint; -> run_dir/model in Hugging Face layout, tokenizer included.
 
     Every rank calls it, after parallel.init. A run cut short goes on from its last checkpoint. model_cfg: the shape,
-    that of cfg.checkpoint if there is one. config: the resolved config, kept with every checkpoint.
+    that of cfg.checkpoint if there is one. config: the resolved config, kept with every checkpoint. Raises ConfigError
+    for rows of several documents with Transformer Engine.
     """
+    if cfg.rows is Rows.packed and uses_te(model_cfg):
+        problem = "Transformer Engine's causal attention would look across the documents of a row"
+        raise ConfigError("pretrain.rows", "packed", problem, "set pretrain.rows=by_length, or model.modules=local")
     tokenizer = _tokenizer(corpus, cfg, run_dir, seed)
     start = checkpoint.resolve(Path(cfg.checkpoint)) if cfg.checkpoint else None
     if start is None:

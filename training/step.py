@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from infra.errors import TrainingDiverged
+from modeling.context import own_part, whole_row
 from modeling.mtp import without_mtp
 from training import parallel
 from training.chunks import chunks
@@ -29,13 +30,11 @@ from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler  # isor
 if TYPE_CHECKING:
     from training.state import TrainState
 
-# MTP's loss mask is scaled up by this and its gradient down again (exactly: a power of two), because Megatron divides
-# by max(1, sum of the mask), and our weights sum to less than 1 over a micro-batch.
-_MTP_MASK_SCALE = 2.0**40
-
 
 def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: LossFn, now: Now) -> dict[str, float]:
-    """One optimiser step. Every rank calls it with as many micro-batches; their loss_weights sum to 1 over all ranks.
+    """One optimiser step. Every rank calls it with as many micro-batches; their loss_weights sum to 1 over all data.
+
+    Tensor, pipeline and context ranks of the same data bring the same micro-batches, with whole rows.
 
     Returns train/loss, train/grad_norm, train/lr, moe/maxvio and the loss function's metrics, equal on every rank.
     Raises TrainingDiverged, on every rank, where loss or gradient is not finite; then weights, optimiser and expert
@@ -49,7 +48,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
     # V3 eq. 17 and 25: the balance and MTP losses enter by their gradient, scaled here to the mean over the step.
     config = state.model.config  # of the first of a rank's stages, where Megatron's schedule looks
     config.moe_grad_scale_func = lambda: torch.tensor(1.0 / real_tokens, device=parallel.device())
-    config.mtp_grad_scale_func = lambda: now.mtp_lambda / (_MTP_MASK_SCALE * config.mtp_loss_scaling_factor)
+    config.mtp_grad_scale_func = lambda: now.mtp_lambda
     with _into_buffer(state.linears):
         outputs = _forward_backward(state.model, micro_batches, loss_fn, mtp=now.mtp_lambda > 0)  # reduces over ranks
 
@@ -75,7 +74,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
 
 @torch.no_grad()
 def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
-    """log p(label) of each token, a [batch, seq] FP32 tensor per micro-batch. model: wrapped or bare.
+    """log p(label) of each token, a [batch, seq] FP32 tensor per micro-batch, on every rank. model: wrapped or bare.
 
     Without gradient and without MTP; the routers' load counts, which move their bias, are not touched.
     """
@@ -100,10 +99,11 @@ def _forward_backward(
     model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn, mtp: bool
 ) -> list[dict[str, Tensor]]:
     """Gradients in the model's buffers, summed over ranks; -> loss and metrics of each micro-batch (last stage)."""
+    copies = parallel_state.get_context_parallel_world_size()  # each context rank takes the loss of the whole rows
 
     def loss(batch: MicroBatch, token_loss: Tensor) -> tuple[Tensor, int, dict[str, Tensor]]:
         out = loss_fn(batch, token_loss)
-        return out.loss, 0, {"train/loss": out.loss.detach()} | out.metrics
+        return out.loss / copies, 0, {"train/loss": out.loss.detach()} | out.metrics
 
     return _run_schedule(model, micro_batches, lambda batch: partial(loss, batch), forward_only=False, mtp=mtp)
 
@@ -132,28 +132,31 @@ def _run_schedule(
 ) -> list[Any]:
     """Megatron's schedule, plain or pipelined; -> the third thing that loss_of gave, for each micro-batch.
 
+    Context ranks compute their part of each row and put the tokens' losses together: loss_of sees whole rows.
     mtp: whether MTP is computed. What follows the forward passes sees the network as it is: with pipeline stages MTP's
     copy of the embedding needs its sum over stages in every step.
     """
-    device, stages = parallel.device(), chunks(model)
+    device, stages, context = parallel.device(), chunks(model), parallel_state.get_context_parallel_group()
     config, number = _bare(stages[0]).config, len(micro_batches)
     if len(stages) > 1:  # interleaved stages take the micro-batches in groups of as many as there are ranks
         micro_batches = micro_batches + [micro_batches[-1].blank()] * (-number % config.pipeline_model_parallel_size)
 
     def forward(batches: Iterator[MicroBatch], model: nn.Module) -> tuple[Tensor, Callable[[Tensor], Any]]:
-        batch = next(batches).to(device).widened(config.tensor_model_parallel_size)
-        positions = torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens)
-        mask = None if forward_only else batch.mtp_weights() * _MTP_MASK_SCALE
+        batch = next(batches).to(device).widened(_row_multiple(config))
+        inputs = {
+            "input_ids": batch.tokens,
+            "position_ids": torch.arange(batch.tokens.shape[1], device=device).expand_as(batch.tokens),
+            "attention_mask": batch.attention_mask(),
+            "labels": batch.labels,
+            "loss_mask": None if forward_only else batch.mtp_weights(),
+            "padding_mask": batch.padding,
+        }
+        inputs = own_part(inputs, context)
+        inputs["padding_mask"] = _padding_here(model, inputs["padding_mask"])
         with nullcontext() if mtp else without_mtp(_bare(model)):
-            out = model(
-                batch.tokens,
-                positions,
-                batch.attention_mask(),
-                labels=batch.labels,
-                loss_mask=mask,
-                padding_mask=_padding_here(model, batch),
-            )
-        return out, loss_of(batch)
+            out = model(**inputs)
+        loss = loss_of(batch)
+        return out, lambda token_loss: loss(whole_row(token_loss.t(), context).t())
 
     MoEAuxLossAutoScaler.main_loss_backward_scale = None  # Megatron copies into the first one, of whatever shape
     rows, seq = micro_batches[0].tokens.shape  # with stages, shapes are sent along
@@ -169,12 +172,18 @@ def _run_schedule(
     return outputs[:number]
 
 
-def _padding_here(model: nn.Module, batch: MicroBatch) -> Tensor | None:
-    """The batch's padding as GPTModel takes it: it cuts out this tensor rank's part on the first stage only."""
+def _row_multiple(config: Any) -> int:
+    """Rows are as long as a multiple of this: two chunks for each context rank, and all tensor ranks share its part."""
+    tensor, context = config.tensor_model_parallel_size, config.context_parallel_size
+    return context * math.lcm(2, tensor) if context > 1 else tensor
+
+
+def _padding_here(model: nn.Module, padding: Tensor | None) -> Tensor | None:
+    """The padding as GPTModel takes it: it cuts out this tensor rank's part on the first stage only."""
     module = _bare(model)
-    if batch.padding is None or not module.config.sequence_parallel or module.pre_process:
-        return batch.padding
-    parts = batch.padding.chunk(module.config.tensor_model_parallel_size, dim=1)
+    if padding is None or not module.config.sequence_parallel or module.pre_process:
+        return padding
+    parts = padding.chunk(module.config.tensor_model_parallel_size, dim=1)
     return parts[parallel_state.get_tensor_model_parallel_rank()].contiguous()
 
 
@@ -199,10 +208,10 @@ def finalize_gradients(
 
 
 def _count_tokens(micro_batches: list[MicroBatch]) -> tuple[int, int]:
-    """Over all ranks: tokens, padding left out, and those that carry a weight."""
+    """Over all ranks: tokens, padding left out, and those that carry a weight. Context ranks have the same rows."""
     real = sum(batch.num_tokens() for batch in micro_batches)
     trained = sum(int(batch.loss_weights.count_nonzero()) for batch in micro_batches)
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group = parallel_state.get_data_parallel_group()
     if group.size() > 1:
         counts = torch.tensor([real, trained], dtype=torch.float64, device=parallel.device())
         dist.all_reduce(counts, group=group)
@@ -229,8 +238,8 @@ def _sum_over_ranks(
         dist.all_reduce(flat, group=group)
 
     *values, grad_norm = flat[: len(names) + 1].tolist()
-    # Tensor-parallel ranks all hold the same loss.
-    copies = parallel_state.get_tensor_model_parallel_world_size()
+    # Tensor and context ranks all hold the same loss.
+    copies = parallel_state.get_tensor_and_context_parallel_world_size()
     totals = _from_last_stage({name: value / copies for name, value in zip(names, values, strict=True)})
     loads = flat[len(names) + 1 :].view(len(routers), -1) if routers else flat.new_zeros(0, 1)
     return totals, grad_norm, loads

@@ -130,13 +130,13 @@ def _check(layout: ParallelConfig) -> None:
         raise ConfigError(
             "rl.rollout.engine", "megatron", "its kernels and memory are CUDA's", "set rl.rollout.engine=local"
         )
-    sizes = layout.tensor * layout.pipeline * layout.expert
+    sizes = layout.tensor * layout.pipeline * layout.expert * layout.context
     if sizes > 1:
         raise ConfigError(
             "rl.rollout.engine",
             "megatron",
-            "it is used by ranks that hold the whole network",
-            "set parallel.tensor=1 pipeline=1 expert=1, or rl.rollout.engine=vllm",
+            "it is used by ranks that hold the whole network and whole rows",
+            "set parallel.tensor=1 pipeline=1 expert=1 context=1, or rl.rollout.engine=vllm",
         )
 
 

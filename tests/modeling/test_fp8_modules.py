@@ -154,7 +154,7 @@ def test_two_tensor_ranks_equal_one():
 
 
 def test_transformer_engine_is_told_v3s_recipe(monkeypatch):
-    monkeypatch.setattr(build, "_use_te", lambda cfg: False)  # its modules cannot be built here, its fields can
+    monkeypatch.setattr(build, "uses_te", lambda cfg: False)  # its modules cannot be built here, its fields can
     monkeypatch.setattr(fp8, "fp8_lacks", lambda: {"te": "", "torch": "", "emulated": ""})
     from megatron.core.transformer import transformer_config
 

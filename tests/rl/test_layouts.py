@@ -55,6 +55,7 @@ def _weights(folder: Path) -> tuple[dict, dict]:
         ({"tensor": 2}, 2, "."),
         ({"pipeline": 2}, 2, "model"),
         ({"expert": 2}, 2, "model"),
+        ({"context": 2}, 2, "."),
         ({"tensor": 2, "pipeline": 2}, 4, "."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

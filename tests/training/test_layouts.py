@@ -11,7 +11,7 @@ import torch
 
 from infra.errors import ConfigError
 from modeling.build import megatron_config
-from modeling.config import DType
+from modeling.config import DType, Family
 from tests import gloo
 from tests.training import tiny
 from training import checkpoint, parallel
@@ -96,7 +96,7 @@ def _assert_equals_one_rank(
 
 @pytest.mark.parametrize(
     "layout",
-    [{"zero1": True}, {"expert": 2}, {"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "expert": 2}],
+    [{"zero1": True}, {"expert": 2}, {"tensor": 2}, {"pipeline": 2}, {"tensor": 2, "expert": 2}, {"context": 2}],
     ids=lambda layout: "-".join(layout),
 )
 def test_two_ranks_equal_one(layout, tmp_path):
@@ -115,6 +115,20 @@ def test_two_ranks_equal_one_in_bf16(zero1, tmp_path):
     _assert_equals_one_rank(tmp_path, 2, layout, dtype=DType.bf16, tolerance=1e-2)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"num_nextn_predict_layers": 2, "rope_factor": 4.0, "rope_original_max_position_embeddings": 8},
+        {"family": Family.qwen3, "num_key_value_heads": 2},
+        {"dtype": DType.bf16},
+    ],
+    ids=["two-depths", "dense", "bf16"],
+)
+def test_rows_that_two_ranks_share_equal_whole_ones(model, tmp_path):
+    tolerance = 1e-2 if "dtype" in model else TOLERANCE
+    _assert_equals_one_rank(tmp_path, 2, {"context": 2}, tolerance=tolerance, **model)
+
+
 def test_two_stages_on_each_rank_equal_one(tmp_path):
     layout = {"pipeline": 2, "virtual_pipeline": 2, "pipeline_layout": "Et|t|t|mL"}
     _assert_equals_one_rank(tmp_path, 2, layout, num_hidden_layers=3)
@@ -126,6 +140,9 @@ def test_two_stages_on_each_rank_equal_one(tmp_path):
         {"tensor": 2, "pipeline": 2},
         {"expert": 2, "pipeline": 2, "zero1": True},
         {"expert": 2, "pipeline": 2, "virtual_pipeline": 2},
+        {"context": 2, "tensor": 2},
+        {"context": 2, "pipeline": 2},
+        {"context": 2, "expert": 4, "zero1": True},
     ],
     ids=lambda layout: "-".join(layout),
 )
@@ -157,7 +174,12 @@ def test_a_checkpoint_of_one_rank_goes_on_in_parts(layout, tmp_path):
         ({}, {"ep": 3}, "parallel.expert=3: does not divide model.n_routed_experts=4; set 2 or 4"),
         ({}, {"ep": 8}, "parallel.expert=8: does not divide model.n_routed_experts=4; set 4"),
         ({}, {"pp": 3}, "parallel.pipeline=3: more stages than layers; set 2 or less"),
-        ({}, {"cp": 2}, "parallel.context=2: needs Transformer Engine's attention; set parallel.context=1"),
+        (
+            {"rope_original_max_position_embeddings": 12},
+            {"cp": 4},
+            "parallel.context=4: does not divide model.rope_original_max_position_embeddings=12 into 2 parts for each; "
+            "set 3 or 6",
+        ),
     ],
 )
 def test_a_layout_that_does_not_fit_names_the_numbers_and_the_nearest_legal_ones(model, sizes, said):
