@@ -48,10 +48,9 @@ def _gpus() -> int:
 def check_layout(cfg: Config, ranks: int) -> None:
     """Raise ConfigError where the layout does not fit this number of processes, or is one that is planned for only."""
     layout = cfg.parallel
-    for key, none in (("context", 1), ("virtual_pipeline", 1), ("pipeline_layout", "")):
-        if getattr(layout, key) != none:
-            problem = "can be planned (r1 plan), but not trained yet"
-            raise ConfigError(f"parallel.{key}", getattr(layout, key), problem, f"set parallel.{key}={none}")
+    if layout.context != 1:
+        problem = "can be planned (r1 plan), but not trained yet"
+        raise ConfigError("parallel.context", layout.context, problem, "set parallel.context=1")
     check_world(layout, ranks)
 
 

@@ -15,6 +15,8 @@ from infra.errors import ConfigError
 from modeling.config import ModelConfig
 from training.config import ParallelConfig
 
+_DENSE_RECOMPUTE = ("full", "layernorm", "mlp", "core_attn")
+"What there is to recompute in the dense families."
 _HEAD_IN_LAYERS = 1
 "What a head weighs when layers are shared out evenly; with V3's one MTP module and two heads this is Bridge's layout."
 
@@ -109,6 +111,10 @@ def check_model(model: ModelConfig, parallel: ParallelConfig) -> None:
         _check_divides("tensor", parallel.tensor, model.n_shared_experts * model.moe_intermediate_size, "shared width")
     if parallel.pipeline > 1 or parallel.pipeline_layout:
         stages(model, parallel)
+    absent = [name for name in parallel.recompute if model.is_dense and name not in _DENSE_RECOMPUTE]
+    if absent:
+        remedy = f"choose from {', '.join(_DENSE_RECOMPUTE)}"
+        raise ConfigError("parallel.recompute", absent[0], f"{model.family.name} has no such part", remedy)
 
 
 def check_world(parallel: ParallelConfig, world: int, key: str = "parallel.nproc") -> None:
