@@ -43,7 +43,7 @@ FOLDERS = {
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-STAGED = ("zero", "reproduce")
+STAGED = ("pretrain", "zero", "reproduce")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
@@ -243,7 +243,7 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     type, and for values that cannot work.
     """
     from hydra import compose as hydra_compose
-    from omegaconf import OmegaConf
+    from omegaconf import OmegaConf, open_dict
 
     given = overrides.full(given, SHORT.get(command, command), Config, GROUPS)
     given = stored.with_folder(command, FOLDERS.get(command, ""), given)
@@ -251,7 +251,10 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
         composed, texts = overrides.prepare(given, Config, GROUPS, options_of)
         if not any(item.startswith("stage=") or _sets_stage(item) for item in composed):
             composed.insert(0, f"stage={STAGES.get(command, 'zero')}")
-        cfg = hydra_compose("config", overrides=composed)
+        cfg = hydra_compose("config", overrides=composed, return_hydra_config=True)
+    preset = ModelConfig.preset(cfg.hydra.runtime.choices.model)
+    with open_dict(cfg):
+        del cfg.hydra
     key = FOLDERS.get(command, "")
     shape = stored.model_of(key, texts[key]) if texts.get(key) and made else None
     if shape is not None:
@@ -259,6 +262,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
         asked = OmegaConf.to_object(cfg.model)
         if command in STAGED:  # how products are computed is not the folder's to say
             shape = dataclasses.replace(shape, fp8=asked.fp8)
+        if command == "pretrain":
+            shape = stored.with_context(shape, asked, preset, given_keys)
         stored.check_shape(key, texts[key], shape, asked, given_keys)
         if asked.modules is not Modules.auto:  # how it is computed, and not what
             shape = dataclasses.replace(shape, modules=asked.modules)

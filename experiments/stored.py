@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from infra.errors import ConfigError
-from modeling.config import ModelConfig
+from modeling.config import CONTEXT_FIELDS, ModelConfig
 
 
 def model_of(key: str, folder: str) -> ModelConfig | None:
@@ -49,6 +49,19 @@ def with_folder(command: str, key: str, given: Sequence[str]) -> list[str]:
     from modeling import hub
 
     return [*others, f"{key}={hub.resolve('model', name)}"]
+
+
+def with_context(there: ModelConfig, asked: ModelConfig, preset: ModelConfig, given: set[str]) -> ModelConfig:
+    """The folder's shape with another context, where settings ask for one (V3 §4.3): weights do not depend on it.
+
+    Asked for is what was typed (keys in `given`) and what a file sets, so that it differs from the preset.
+    """
+    chosen = {
+        name: getattr(asked, name)
+        for name in CONTEXT_FIELDS
+        if f"model.{name}" in given or getattr(asked, name) != getattr(preset, name)
+    }
+    return dataclasses.replace(there, **chosen)
 
 
 def check_shape(key: str, folder: str, there: ModelConfig, asked: ModelConfig, given: set[str]) -> None:

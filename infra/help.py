@@ -51,6 +51,8 @@ def typed(value: Any) -> str:
         return value.name
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
+    if dataclasses.is_dataclass(value):
+        return f"{{{', '.join(f'{f.name}: {typed(getattr(value, f.name))}' for f in dataclasses.fields(value))}}}"
     if isinstance(value, list):
         return f"[{','.join(map(typed, value))}]"
     return str(value)

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import IO
 
 from experiments.config import Config
-from infra.errors import ConfigError
 from training.layout import check_world
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -48,10 +47,6 @@ def _gpus() -> int:
 def check_layout(cfg: Config, ranks: int) -> None:
     """Raise ConfigError where the layout does not fit this number of processes, or is one that is planned for only."""
     layout = cfg.parallel
-    for key, none in (("virtual_pipeline", 1), ("pipeline_layout", "")):
-        if getattr(layout, key) != none:
-            problem = "can be planned (r1 plan), but not trained yet"
-            raise ConfigError(f"parallel.{key}", getattr(layout, key), problem, f"set parallel.{key}={none}")
     check_world(layout, ranks)
 
 

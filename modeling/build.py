@@ -8,6 +8,7 @@ attention and experts put into the spec. Process groups have to exist (training/
 import dataclasses
 import functools
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,18 +59,21 @@ def build_model(
     vp: int = 1,
     vp_stage: int = 0,
     layout: str = "",
+    recompute: Sequence[str] = (),
 ) -> GPTModel:
     """Build this rank's part of the network, unwrapped, with parameters in cfg.dtype.
 
     pre_process and post_process say whether this pipeline stage holds the embedding and the head. The sizes have to be
     those of the process groups. vp_stage: number of the stage among the vp on this rank; layout: what each stage holds,
-    as Megatron writes it; empty: as many layers each.
+    as Megatron writes it; empty: as many layers each. recompute: what the backward pass computes anew, "full" for whole
+    layers, else Megatron's recompute_modules.
 
     model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives the loss per token
     [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]. attention_mask is None (causal) or bool
     [batch, 1, seq, seq], True where hidden.
     """
-    config = megatron_config(cfg, tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp, layout=layout)
+    sizes = dict(tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp)
+    config = megatron_config(cfg, **sizes, layout=layout, recompute=recompute)
     te, stage = uses_te(cfg), vp_stage if vp > 1 else None
     block = get_gpt_decoder_block_spec(config, use_transformer_engine=te, normalization="RMSNorm", vp_stage=stage)
     last = get_gpt_decoder_layer_specs(config, use_transformer_engine=te, normalization="RMSNorm")[-1]
@@ -82,7 +86,7 @@ def build_model(
             layer.submodules.self_attention.module = LatentAttention if compressed else DirectQueryAttention
         _change_moe(layer.submodules, router=Router)
         if not te:
-            _use_own_modules(layer.submodules, cfg)
+            _use_own_modules(layer.submodules, cfg, recompute)
     for layer in mtp.layer_specs if mtp else []:
         layer.module = MTPLayer
         layer.submodules.eh_proj = ColumnParallelLinear  # out of reach of Transformer Engine's FP8
@@ -124,6 +128,7 @@ def megatron_config(
     sequence_parallel: bool | None = None,
     vp: int = 1,
     layout: str = "",
+    recompute: Sequence[str] = (),
 ) -> TransformerConfig:
     """The Megatron config of cfg under these parallel sizes. sequence_parallel None: on with tensor parallelism.
 
@@ -137,6 +142,7 @@ def megatron_config(
     kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te, cp))
     return kind(
         **parts,
+        **_recompute(cfg, te, recompute),
         num_layers=cfg.num_hidden_layers,
         hidden_size=cfg.hidden_size,
         ffn_hidden_size=cfg.intermediate_size,
@@ -154,6 +160,7 @@ def megatron_config(
         # Initialisation: every matrix alike (V3 section 4.2), drawn from Megatron's per-rank generators. The CPU
         # variant of the latter would give the same experts to every rank.
         init_method=init,
+        init_method_std=cfg.initializer_range,
         output_layer_init_method=init,
         use_cpu_initialization=False,
         params_dtype=dtype,
@@ -192,6 +199,7 @@ def _latent(cfg: ModelConfig, te: bool, cp: int) -> dict[str, Any]:
         qk_head_dim=cfg.qk_nope_head_dim,
         qk_pos_emb_head_dim=cfg.qk_rope_head_dim,
         v_head_dim=cfg.v_head_dim,
+        kv_channels=cfg.v_head_dim,
         rope_type="yarn",  # which is the plain rotary embedding at factor 1
         apply_rope_fusion=_fuse_rope(cfg) and cp == 1,  # Megatron keeps its table as cut for the longest row
         rotary_base=cfg.rope_theta,
@@ -235,6 +243,18 @@ def _grouped(cfg: ModelConfig) -> dict[str, Any]:
     )
 
 
+def _recompute(cfg: ModelConfig, te: bool, names: Sequence[str]) -> dict[str, Any]:
+    """What Megatron's config says of activations that are not kept. Raises ConfigError for what no module here does."""
+    if "full" in names:
+        return dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
+    if "moe_act" in names and not te:
+        if cfg.experts is Experts.sequential:
+            problem, remedy = "Megatron's experts one by one keep theirs", "leave it out, or set model.experts=auto"
+            raise ConfigError("parallel.recompute", "moe_act", problem, remedy)
+        names = [name for name in names if name != "moe_act"]  # our experts keep no activation in any case
+    return dict(recompute_granularity="selective", recompute_modules=list(names)) if names else {}
+
+
 def uses_te(cfg: ModelConfig) -> bool:
     """Whether to build with Transformer Engine. Raises ConfigError for modules that this machine cannot run."""
     have = torch.cuda.is_available() and importlib.util.find_spec("transformer_engine") is not None
@@ -270,11 +290,13 @@ class LatentNorm(RMSNorm):
         super().__init__(config, hidden_size, eps=1e-6, **kwargs)
 
 
-def _use_own_modules(layer: Any, cfg: ModelConfig) -> None:
+def _use_own_modules(layer: Any, cfg: ModelConfig, recompute: Sequence[str]) -> None:
     """Put our norm, core attention and experts into the spec of one layer."""
+    # What is recomputed gives up its outputs' memory, and the residual's is the norm's input.
+    norm = RMSNorm if "layernorm" in recompute else ResidualRMSNorm
     for name in ("input_layernorm", "pre_mlp_layernorm"):
         if getattr(layer, name) is not IdentityOp:
-            setattr(layer, name, ResidualRMSNorm)
+            setattr(layer, name, norm)
     if cfg.experts is not Experts.sequential:
         product = fp8.PRODUCTS.get(fp8.carrier(cfg))
         _change_moe(layer, experts=functools.partial(Fp8Experts, product=product) if product else BatchedExperts)

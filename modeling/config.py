@@ -64,6 +64,13 @@ class Fp8(Enum):
     emulated = "emulated"
 
 
+CONTEXT_FIELDS = (
+    "max_position_embeddings rope_factor rope_original_max_position_embeddings rope_beta_fast rope_beta_slow "
+    "rope_mscale rope_mscale_all_dim"
+).split()
+"What a context extension changes (V3 section 4.3); no weight's shape depends on it."
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The network's shape (V3 section 4.2 for 671b). Raises ConfigError on shapes that cannot work."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from infra.errors import CheckpointError, ConfigError
 from modeling import cpu, hf_files, hf_names
-from modeling.config import ModelConfig
+from modeling.config import CONTEXT_FIELDS, ModelConfig
 from modeling.hf_files import CONFIG, INDEX, WEIGHTS, Spec, Stored, some
 from modeling.hf_names import Slot
 
@@ -18,9 +18,9 @@ __all__ = ["CONFIG", "INDEX", "WEIGHTS", "check_tensors", "config_from", "load_p
 
 # Fields that two models may differ in and still share weights; a context extension (V3 §4.3) changes the rope's.
 _FREE_FIELDS = (
-    "aux_loss_alpha initializer_range dtype modules experts fp8 max_position_embeddings num_nextn_predict_layers "
-    "rope_factor rope_original_max_position_embeddings rope_beta_fast rope_beta_slow rope_mscale rope_mscale_all_dim"
-).split()
+    *"aux_loss_alpha initializer_range dtype modules experts fp8 num_nextn_predict_layers".split(),
+    *CONTEXT_FIELDS,
+)
 
 
 def config_from(folder: Path) -> ModelConfig:

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from infra.errors import CheckpointError
-from modeling.config import ModelConfig, Modules
+from modeling.config import CONTEXT_FIELDS, ModelConfig, Modules
 from modeling.tokenizer import Tokenizer
 from training import parallel, storage, whole
 from training.chunks import chunks
@@ -115,7 +115,7 @@ def load_weights(module: nn.Module, model_cfg: ModelConfig, path: Path) -> None:
             hf.load_pretrained(chunk, model_cfg, found)
         return
     meta = json.loads((found / "meta.json").read_text())
-    _check_shape(found, meta, model_cfg, free=(*_FREE_FIELDS, "dtype"))
+    _check_shape(found, meta, model_cfg, free=(*_FREE_FIELDS, *CONTEXT_FIELDS, "dtype"))
     if meta["kind"] == "sharded":
         storage.read_sharded_weights(module, found)
     else:

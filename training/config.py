@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from infra.errors import ConfigError
-from training.schedules import ScheduleConfig
+from training.schedules import Point, ScheduleConfig, check_points
 
 
 class Backend(Enum):
@@ -13,6 +13,10 @@ class Backend(Enum):
     auto = "auto"
     gloo = "gloo"
     nccl = "nccl"
+
+
+RECOMPUTE = ("full", "mla_up_proj", "layernorm", "moe_act", "mlp", "moe", "shared_experts", "core_attn")
+"What can be recomputed: whole layers, or Megatron's recompute_modules."
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,8 +41,18 @@ class ParallelConfig:
     """Whether the optimiser's state is split over the data-parallel ranks."""
     backend: Backend = Backend.auto
     """gloo or nccl; auto takes nccl where CUDA is there."""
+    recompute: list[str] = field(default_factory=list)
+    """Computed anew in the backward pass, to save memory: [full], or of mla_up_proj, layernorm, moe_act, mlp, moe,
+    shared_experts, core_attn."""
 
     def __post_init__(self) -> None:
+        for name in self.recompute:
+            if name not in RECOMPUTE:
+                choices = f"choose from {', '.join(RECOMPUTE)}"
+                raise ConfigError("parallel.recompute", name, "is no such module", choices)
+        if "full" in self.recompute and len(self.recompute) > 1:
+            others = ",".join(self.recompute)
+            raise ConfigError("parallel.recompute", f"[{others}]", "full covers the others", "set [full]")
         if self.nproc < 0:
             raise ConfigError("parallel.nproc", self.nproc, "cannot be negative", "set 0 for the scale's own number")
         for key in ("tensor", "pipeline", "virtual_pipeline", "expert", "context"):
@@ -74,6 +88,8 @@ class OptimizerConfig:
     """Peak learning rate of Muon; both follow the same schedule."""
     muon_momentum: float = 0.95
     """Momentum of Muon (Nesterov)."""
+    muon_rms: float = 0.0
+    """RMS of Muon's updates before the learning rate; 0: Jordan's scale. Moonlight: 0.2, with muon_lr=lr (eq. 4)."""
     beta1: float = 0.9
     """AdamW's decay of the mean of gradients."""
     beta2: float = 0.95
@@ -89,7 +105,7 @@ class OptimizerConfig:
         for key in ("lr", "muon_lr", "eps"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"optimizer.{key}", getattr(self, key), "has to be positive", "set it above 0")
-        for key in ("weight_decay", "clip_grad"):
+        for key in ("weight_decay", "clip_grad", "muon_rms"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"optimizer.{key}", getattr(self, key), "cannot be negative", "set 0 for none")
         for key in ("beta1", "beta2", "muon_momentum"):
@@ -115,10 +131,11 @@ class LoopConfig:
 
 
 class Rows(Enum):
-    """How documents become rows; in neither does attention cross a document's end."""
+    """How documents become rows; attention crosses a document's end in joined ones alone, as in V3 §4.1."""
 
     by_length = "by_length"
     packed = "packed"
+    joined = "joined"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -131,10 +148,12 @@ class PretrainConfig:
     "Tokens to train on."
     batch_tokens: int = 4096
     "Tokens of one optimiser step, over all ranks."
+    batch_points: list[Point] = field(default_factory=list)
+    "Share of batch_tokens that a step takes, by tokens (V3: [{at: 0, value: 0.2}, {at: 469e9, value: 1}]); empty: all."
     micro_batch_tokens: int = 4096
     "Padded tokens of one forward and backward pass on one rank."
     rows: Rows = Rows.by_length
-    "by_length: a document a row, rows of like length together; packed: rows filled with several documents."
+    "by_length: a document a row; packed: several whole ones a row; joined: end to end, cut where a row is full (V3)."
     tokenizer_vocab: int = 640
     "Vocabulary of the tokenizer, which is trained first, on the corpus."
     tokenizer_documents: int = 20_000
@@ -146,7 +165,7 @@ class PretrainConfig:
     evaluate_every: int = 200
     "Steps between measurements of the loss on documents that are not trained on."
     evaluate_documents: int = 256
-    "How many such documents."
+    "How many such documents; rows, where they are joined."
     save_every: int = 200
     "Steps between checkpoints."
 
@@ -156,3 +175,12 @@ class PretrainConfig:
         ).split():
             if getattr(self, key) < 1:
                 raise ConfigError(f"pretrain.{key}", getattr(self, key), "nothing would be trained", "set at least 1")
+        check_points("pretrain.batch_points", self.batch_points)
+        for point in self.batch_points:
+            if not 0 < point.value <= 1:
+                raise ConfigError(
+                    "pretrain.batch_points",
+                    point.value,
+                    "is a share of pretrain.batch_tokens",
+                    "set above 0, at most 1",
+                )

@@ -15,6 +15,8 @@ from infra.errors import ConfigError
 from modeling.config import ModelConfig
 from training.config import ParallelConfig
 
+_DENSE_RECOMPUTE = ("full", "layernorm", "mlp", "core_attn")
+"What there is to recompute in the dense families."
 _HEAD_IN_LAYERS = 1
 "What a head weighs when layers are shared out evenly; with V3's one MTP module and two heads this is Bridge's layout."
 
@@ -114,6 +116,10 @@ def check_model(model: ModelConfig, parallel: ParallelConfig) -> None:
         problem = f"twice it does not divide model.rope_original_max_position_embeddings={trained}"
         legal = [size for size in divisors(trained) if trained % (2 * size) == 0] or [1]
         raise ConfigError("parallel.context", parallel.context, problem, f"set {near(parallel.context, legal)}")
+    absent = [name for name in parallel.recompute if model.is_dense and name not in _DENSE_RECOMPUTE]
+    if absent:
+        remedy = f"choose from {', '.join(_DENSE_RECOMPUTE)}"
+        raise ConfigError("parallel.recompute", absent[0], f"{model.family.name} has no such part", remedy)
 
 
 def check_world(parallel: ParallelConfig, world: int, key: str = "parallel.nproc") -> None:

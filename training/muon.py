@@ -50,12 +50,15 @@ class Muon(torch.optim.Optimizer):
 
     params: matrices [rows, cols], or stacks of them [n, rows, cols]; those whose gradient is None stay as they are.
     process_group: ranks that hold the same matrices and gradients, and share the work. A matrix moves by
-    lr * max(1, rows / cols) ** 0.5 in each of its directions.
+    lr * max(1, rows / cols) ** 0.5 in each of its directions; with rms > 0 by lr * rms * max(rows, cols) ** 0.5, so
+    that its entries move by about lr * rms, as AdamW's do (Moonlight eq. 4).
     """
 
-    def __init__(self, params: Any, *, process_group: dist.ProcessGroup, lr: float, momentum: float) -> None:
+    def __init__(
+        self, params: Any, *, process_group: dist.ProcessGroup, lr: float, momentum: float, rms: float = 0.0
+    ) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=0.0))
-        self.process_group = process_group
+        self.process_group, self.rms = process_group, rms
         self._shares: dict[tuple, list[list[int]]] = {}
 
     @torch.no_grad()
@@ -85,7 +88,7 @@ class Muon(torch.optim.Optimizer):
         for shape in dict.fromkeys(shapes[i] for i in shares[rank]):
             chosen = [(i, slot) for i, slot in zip(shares[rank], out, strict=True) if shapes[i] == shape]
             nesterov = torch._foreach_lerp([grads[i] for i, _ in chosen], [momenta[i] for i, _ in chosen], momentum)
-            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            scale = self.rms * max(shape) ** 0.5 if self.rms else max(1.0, shape[0] / shape[1]) ** 0.5
             for result, (_, slot) in zip(orthogonalize(torch.stack(nesterov).to(dtype)), chosen, strict=True):
                 torch.mul(result, scale, out=slot.view(shape))
 
@@ -148,7 +151,7 @@ def build_muon(
             (matrices if getattr(p, "allreduce", True) else experts).append(p)
 
     adamw = megatron_optimizer.Adam([_group(decayed), _group(vectors, wd_mult=0.0)])
-    kwargs = dict(lr=cfg.muon_lr, momentum=cfg.muon_momentum)
+    kwargs = dict(lr=cfg.muon_lr, momentum=cfg.muon_momentum, rms=cfg.muon_rms)
     over_data = parallel_state.get_data_parallel_group(with_context_parallel=True)
     muon = Muon([_group(matrices)], process_group=over_data, **kwargs)
     over_experts = parallel_state.get_expert_data_parallel_group()

@@ -15,7 +15,7 @@ from training.data.packing import by_length_batches, packed_batches
 from training.data.stream import DocumentStream
 from training.loop import run_loop
 from training.losses import next_token_loss
-from training.schedules import Schedule
+from training.schedules import Schedule, value_at
 from training.state import TrainState, build_state
 from training.step import MicroBatch, token_logprobs, train_step
 
@@ -51,13 +51,12 @@ def run(
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="pretrain", data=stream, init_from=start)
     schedule = Schedule(cfg.schedule, total=cfg.tokens)
     held_out = _stream(tokenizer, corpus, EVALUATION_SEED, model_cfg)
-    unseen = _micro_batches(
-        [held_out.next_document() for _ in range(cfg.evaluate_documents)], cfg, model_cfg, tokenizer.pad_id
-    )
+    unseen = _micro_batches(_unseen(held_out, cfg, model_cfg), cfg, model_cfg, tokenizer.pad_id)
 
     def step(state: TrainState) -> dict[str, float]:
         now = schedule.at(state.tokens_seen, step=state.step)
-        batches = _micro_batches(stream.next_batch(cfg.batch_tokens), cfg, model_cfg, tokenizer.pad_id)
+        documents = _step_documents(stream, cfg, model_cfg, state.tokens_seen)
+        batches = _micro_batches(documents, cfg, model_cfg, tokenizer.pad_id)
         metrics = train_step(state, batches, next_token_loss, now)
         return metrics | {"train/mtp_lambda": now.mtp_lambda} | mtp_acceptance()
 
@@ -102,6 +101,22 @@ def _stream(tokenizer: Tokenizer, corpus: CorpusConfig, seed: int, model_cfg: Mo
         eos_id=tokenizer.eos_id,
         max_document_tokens=model_cfg.max_position_embeddings,
     )
+
+
+def _step_documents(
+    stream: DocumentStream, cfg: PretrainConfig, model_cfg: ModelConfig, tokens_seen: int
+) -> list[list[int]]:
+    """What one step trains on; joined rows are the documents then."""
+    share = value_at(cfg.batch_points, tokens_seen) if cfg.batch_points else 1.0
+    tokens, row = round(share * cfg.batch_tokens), model_cfg.max_position_embeddings
+    return stream.next_rows(max(1, tokens // row), row) if cfg.rows is Rows.joined else stream.next_batch(tokens)
+
+
+def _unseen(stream: DocumentStream, cfg: PretrainConfig, model_cfg: ModelConfig) -> list[list[int]]:
+    """What is evaluated on."""
+    if cfg.rows is Rows.joined:
+        return stream.next_rows(cfg.evaluate_documents, model_cfg.max_position_embeddings)
+    return [stream.next_document() for _ in range(cfg.evaluate_documents)]
 
 
 def _micro_batches(

@@ -128,6 +128,7 @@ def _build_stage(model_cfg: ModelConfig, parallel_cfg: ParallelConfig, stage: in
         cp=parallel_cfg.context,
         vp=parallel_cfg.virtual_pipeline,
         vp_stage=stage,
+        recompute=parallel_cfg.recompute,
         layout=parallel_cfg.pipeline_layout or (even_layout(model_cfg, parallel_cfg) if several else ""),
     ).to(parallel.device())
     module.config.finalize_model_grads_func = finalize_gradients

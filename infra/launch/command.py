@@ -97,8 +97,10 @@ def _show_plans(jobs: list[Job], number: int) -> None:
             from infra.planner.config import PlanConfig
 
             cfg = job.cfg
-            rows = max(1, cfg.pretrain.batch_tokens // cfg.plan.seq_len)
-            settings = dataclasses.replace(cfg.plan, tokens=float(cfg.pretrain.tokens), global_batch=rows)
+            row = cfg.model.max_position_embeddings
+            rows = max(1, cfg.pretrain.batch_tokens // row)
+            tokens = float(cfg.pretrain.tokens)
+            settings = dataclasses.replace(cfg.plan, tokens=tokens, global_batch=rows, seq_len=row)
             asked = PlanConfig(model=cfg.model, parallel=cfg.parallel, cluster=cfg.cluster, settings=settings)
             print(f"# r1 plan, {number} GPUs\n{report.table(plan.plan(asked))}")
 

@@ -1,6 +1,6 @@
 """What is planned: the settings `plan.*`, and PlanConfig, which holds all that plan() needs."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from infra.errors import ConfigError
@@ -47,10 +47,6 @@ class Grads(Enum):
     bf16 = "bf16"
 
 
-RECOMPUTE = ("full", "mla_up_proj", "layernorm", "moe_act", "mlp", "moe", "shared_experts", "core_attn")
-"What can be recomputed: Megatron's recompute_modules, and whole layers."
-
-
 @dataclass(kw_only=True, slots=True)
 class PlanSettings:
     """What is planned, and how the run computes."""
@@ -77,8 +73,6 @@ class PlanSettings:
     """Gradients: fp32 (V3 section 3.3.3), or bf16 as NVIDIA's benchmarks have them."""
     bf16_moments: bool = True
     """Whether AdamW's two moments are in BF16 (V3 section 3.3.3)."""
-    recompute: list[str] = field(default_factory=list)
-    """Modules recomputed in the backward pass: mla_up_proj, layernorm, moe_act, mlp, moe, shared_experts, full."""
     schedule: Schedule = Schedule.megatron
     """megatron: 1F1B, interleaved with parallel.virtual_pipeline; dualpipe: V3 section 3.2.1, which Megatron lacks."""
     dispatcher: Dispatcher = Dispatcher.deepep
@@ -113,9 +107,6 @@ class PlanSettings:
         for key in ("kv_tokens", "context_extension_gpu_hours", "post_training_gpu_hours", "dispatch_sms"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"plan.{key}", getattr(self, key), "cannot be negative", "set 0 for none")
-        for name in self.recompute:
-            if name not in RECOMPUTE:
-                raise ConfigError("plan.recompute", name, "is no such module", f"choose from {', '.join(RECOMPUTE)}")
         if self.precision is Precision.bf16:
             for key in ("fp8_attention", "fp8_head", "fp8_dispatch", "fp8_swiglu_input"):
                 if getattr(self, key):

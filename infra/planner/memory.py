@@ -63,7 +63,7 @@ def layer_bytes(cfg: PlanConfig) -> LayerBytes:
     settings, fp8 = cfg.settings, cfg.settings.precision is Precision.fp8
 
     def kept(tensors: list[Kept]) -> float:
-        return kept_bytes(tensors, settings.recompute, fp8=fp8, fp8_swiglu_input=settings.fp8_swiglu_input)
+        return kept_bytes(tensors, cfg.parallel.recompute, fp8=fp8, fp8_swiglu_input=settings.fp8_swiglu_input)
 
     dense, moe = layer_tensors(cfg.model, moe=False), layer_tensors(cfg.model, moe=True)
     return LayerBytes(

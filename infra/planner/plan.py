@@ -107,7 +107,7 @@ class Plan:
             "schedule": cfg.settings.schedule.name,
             "micro_batch": cfg.settings.micro_batch,
             "micro_batches": micro_batches(cfg),
-            "recompute": list(cfg.settings.recompute),
+            "recompute": list(parallel.recompute),
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,10 +161,10 @@ def check(cfg: PlanConfig) -> None:
         if cfg.parallel.pipeline > 1:
             problem = "Megatron overlaps in an interleaved pipeline only"
             raise ConfigError("plan.overlap_dispatch", "true", problem, "set parallel.virtual_pipeline=2 or more")
-    whole = [name for name in ("full", "moe") if name in settings.recompute]
+    whole = [name for name in ("full", "moe") if name in cfg.parallel.recompute]
     if settings.overlap_dispatch and whole:
         problem = "what is overlapped cannot be recomputed"
-        raise ConfigError("plan.recompute", whole[0], problem, "leave it out, or set plan.overlap_dispatch=false")
+        raise ConfigError("parallel.recompute", whole[0], problem, "leave it out, or set plan.overlap_dispatch=false")
     if settings.dispatcher is Dispatcher.alltoall and settings.fp8_dispatch:
         raise ConfigError(
             "plan.fp8_dispatch", "true", "the alltoall dispatcher sends BF16", "set plan.dispatcher=deepep"

@@ -10,6 +10,7 @@ even expert load; DeepSeek's is the real one, and nothing here tells apart what 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,13 +45,16 @@ class Published:
         return PlanConfig(model=model, parallel=self.parallel, cluster=self.cluster, settings=self.settings)
 
 
-def _layout(tensor: int, pipeline: int, virtual: int, expert: int, layout: str = "") -> ParallelConfig:
+def _layout(
+    tensor: int, pipeline: int, virtual: int, expert: int, layout: str = "", recompute: Sequence[str] = ()
+) -> ParallelConfig:
     return ParallelConfig(
         tensor=tensor,
         pipeline=pipeline,
         virtual_pipeline=virtual,
         expert=expert,
         pipeline_layout=layout,
+        recompute=list(recompute),
         zero1=True,
     )
 
@@ -68,7 +72,7 @@ def _row(name: str, gpu: str, gpus: int, tokens_per_s: float, source: str, **res
 
 _WIDE = "Et|(tt|)*30mL"
 _NVL72 = "Et*4|(t*4|)*14tmL"
-_H100 = dict(recompute=["mla_up_proj", "mlp"], global_batch=8192, overlap_grad_reduce=False)
+_H100 = dict(global_batch=8192, overlap_grad_reduce=False)
 _OVERLAP = dict(overlap_dispatch=True, dispatcher=Dispatcher.deepep)
 _26_08 = dict(overlap_dispatch=True, dispatch_sms=32, graphs=Graphs.full, fp8_head=True)
 PUBLISHED: tuple[Published, ...] = (
@@ -78,13 +82,12 @@ PUBLISHED: tuple[Published, ...] = (
         2048,
         1e12 / (180e3 * 3600),
         "V3: 180K GPU hours per 1T tokens, real data",
-        parallel=_layout(1, 16, 1, 64),
+        parallel=_layout(1, 16, 1, 64, recompute=["mla_up_proj", "layernorm", "moe_act"]),
         settings=PlanSettings(
             schedule=Schedule.dualpipe,
             overlap_dispatch=True,
             fp8_dispatch=True,
             fp8_swiglu_input=True,
-            recompute=["mla_up_proj", "layernorm", "moe_act"],
         ),
     ),
     _row(
@@ -93,7 +96,7 @@ PUBLISHED: tuple[Published, ...] = (
         1024,
         1297,
         "MB 25.09",
-        parallel=_layout(2, 8, 4, 64, _WIDE),
+        parallel=_layout(2, 8, 4, 64, _WIDE, recompute=["mla_up_proj", "mlp"]),
         settings=_bridge(**_H100, **_OVERLAP),
     ),
     _row(
@@ -102,7 +105,7 @@ PUBLISHED: tuple[Published, ...] = (
         1024,
         1343,
         "Zoo issue 5, 350 TFLOPS",
-        parallel=_layout(2, 8, 4, 64, _WIDE),
+        parallel=_layout(2, 8, 4, 64, _WIDE, recompute=["mla_up_proj", "mlp"]),
         settings=_bridge(**_H100, **_OVERLAP),
     ),
     _row(
@@ -111,7 +114,7 @@ PUBLISHED: tuple[Published, ...] = (
         1024,
         1061,
         "MB card 2026-08-15",
-        parallel=_layout(2, 8, 4, 64, _WIDE),
+        parallel=_layout(2, 8, 4, 64, _WIDE, recompute=["mla_up_proj", "mlp"]),
         settings=_bridge(**_H100 | dict(global_batch=16384), precision=Precision.bf16),
     ),
     _row(
@@ -120,8 +123,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         3328,
         "MB 26.04.01",
-        parallel=_layout(1, 8, 2, 32, _NVL72),
-        settings=_bridge(**_OVERLAP, dispatch_sms=16, recompute=["mla_up_proj", "mlp"], graphs=Graphs.partial),
+        parallel=_layout(1, 8, 2, 32, _NVL72, recompute=["mla_up_proj", "mlp"]),
+        settings=_bridge(**_OVERLAP, dispatch_sms=16, graphs=Graphs.partial),
     ),
     _row(
         "B200 MXFP8, MLdev",
@@ -129,8 +132,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         777e12 / 260.6e9,
         "MLdev README, 777 TFLOPS",
-        parallel=_layout(1, 8, 2, 32, _NVL72),
-        settings=_bridge(**_OVERLAP, dispatch_sms=16, recompute=["mla_up_proj", "mlp"], global_batch=2048),
+        parallel=_layout(1, 8, 2, 32, _NVL72, recompute=["mla_up_proj", "mlp"]),
+        settings=_bridge(**_OVERLAP, dispatch_sms=16, global_batch=2048),
     ),
     _row(
         "B300 MXFP8",
@@ -138,8 +141,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         3541,
         "MB 26.06",
-        parallel=_layout(1, 8, 1, 8),
-        settings=_bridge(micro_batch=2, recompute=["mla_up_proj"], graphs=Graphs.partial),
+        parallel=_layout(1, 8, 1, 8, recompute=["mla_up_proj"]),
+        settings=_bridge(micro_batch=2, graphs=Graphs.partial),
     ),
     _row(
         "GB200 MXFP8",
@@ -147,8 +150,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         4912,
         "MB 26.08",
-        parallel=_layout(1, 4, 4, 64),
-        settings=_bridge(**_26_08, recompute=["mla_up_proj"]),
+        parallel=_layout(1, 4, 4, 64, recompute=["mla_up_proj"]),
+        settings=_bridge(**_26_08),
     ),
     _row(
         "GB200 BF16",
@@ -156,8 +159,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         3139,
         "MB 25.11",
-        parallel=_layout(1, 4, 4, 64),
-        settings=_bridge(precision=Precision.bf16, recompute=["mla_up_proj"], graphs=Graphs.partial),
+        parallel=_layout(1, 4, 4, 64, recompute=["mla_up_proj"]),
+        settings=_bridge(precision=Precision.bf16, graphs=Graphs.partial),
         mtp=False,
     ),
     _row(
@@ -184,8 +187,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         3848,
         "MB 25.11",
-        parallel=_layout(1, 2, 4, 32),
-        settings=_bridge(precision=Precision.bf16, recompute=["moe_act"], graphs=Graphs.partial),
+        parallel=_layout(1, 2, 4, 32, recompute=["moe_act"]),
+        settings=_bridge(precision=Precision.bf16, graphs=Graphs.partial),
         mtp=False,
     ),
     _row(
@@ -194,8 +197,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         4992,
         "MB 26.04.01",
-        parallel=_layout(1, 2, 8, 32, _NVL72),
-        settings=_bridge(micro_batch=2, recompute=["mla_up_proj"]),
+        parallel=_layout(1, 2, 8, 32, _NVL72, recompute=["mla_up_proj"]),
+        settings=_bridge(micro_batch=2),
         fitted=False,
     ),
     _row(
@@ -204,8 +207,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         4256,
         "MB 26.04.01",
-        parallel=_layout(1, 4, 4, 64),
-        settings=_bridge(recompute=["mlp"], graphs=Graphs.partial),
+        parallel=_layout(1, 4, 4, 64, recompute=["mlp"]),
+        settings=_bridge(graphs=Graphs.partial),
         fitted=False,
     ),
     _row(
@@ -214,8 +217,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         4357,
         "MB 25.11",
-        parallel=_layout(1, 2, 4, 32),
-        settings=_bridge(recompute=["moe_act"], graphs=Graphs.partial),
+        parallel=_layout(1, 2, 4, 32, recompute=["moe_act"]),
+        settings=_bridge(graphs=Graphs.partial),
         mtp=False,
         fitted=False,
     ),
@@ -225,8 +228,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         4018,
         "MB 25.11",
-        parallel=_layout(1, 8, 4, 32),
-        settings=_bridge(recompute=["mla_up_proj"], graphs=Graphs.partial),
+        parallel=_layout(1, 8, 4, 32, recompute=["mla_up_proj"]),
+        settings=_bridge(graphs=Graphs.partial),
         mtp=False,
         fitted=False,
     ),
@@ -236,8 +239,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         2815,
         "MB 26.04",
-        parallel=_layout(1, 16, 1, 8),
-        settings=_bridge(recompute=["mla_up_proj"]),
+        parallel=_layout(1, 16, 1, 8, recompute=["mla_up_proj"]),
+        settings=_bridge(),
         fitted=False,
     ),
     _row(
@@ -246,8 +249,8 @@ PUBLISHED: tuple[Published, ...] = (
         256,
         3131,
         "MB 26.04",
-        parallel=_layout(1, 16, 1, 8),
-        settings=_bridge(recompute=["mla_up_proj"]),
+        parallel=_layout(1, 16, 1, 8, recompute=["mla_up_proj"]),
+        settings=_bridge(),
         fitted=False,
     ),
 )

@@ -18,7 +18,7 @@ def table(result: Plan) -> str:
     sizes = " ".join(f"{key}={layout[key]}" for key in ("tensor", "pipeline", "virtual_pipeline", "expert", "context"))
     copies = f"data {layout['data']}, expert data {layout['expert_data']}"
     batch = f"{layout['micro_batches']} x {layout['micro_batch']} rows of {settings.seq_len} per data rank"
-    recompute = ", ".join(settings.recompute) or "nothing"
+    recompute = ", ".join(layout["recompute"]) or "nothing"
     blocks = [
         [
             ("cluster", f"{cluster.gpus} {cluster.gpu.name.upper()}, {settings.precision.name.upper()}"),

@@ -65,8 +65,8 @@ def candidates(cfg: PlanConfig) -> Iterator[PlanConfig]:
 def _candidate(cfg: PlanConfig, micro_batch: int, **sizes: int) -> PlanConfig | None:
     """That layout, or None where it is illegal."""
     try:
-        parallel = dataclasses.replace(cfg.parallel, **sizes, pipeline_layout="", zero1=True)
-        settings = dataclasses.replace(cfg.settings, micro_batch=micro_batch, recompute=[])
+        parallel = dataclasses.replace(cfg.parallel, **sizes, pipeline_layout="", zero1=True, recompute=[])
+        settings = dataclasses.replace(cfg.settings, micro_batch=micro_batch)
         candidate = dataclasses.replace(cfg, parallel=parallel, settings=settings)
         check(candidate)
     except ConfigError:
@@ -80,7 +80,7 @@ def _first_that_fits(cfg: PlanConfig) -> tuple[PlanConfig | None, float]:
     for recompute in RECOMPUTE:
         if cfg.settings.overlap_dispatch and {"full", "moe"} & set(recompute):
             break  # what is overlapped cannot be recomputed
-        candidate = dataclasses.replace(cfg, settings=dataclasses.replace(cfg.settings, recompute=list(recompute)))
+        candidate = dataclasses.replace(cfg, parallel=dataclasses.replace(cfg.parallel, recompute=list(recompute)))
         need = memory(candidate).total
         if need <= cfg.cluster.spec.memory_gib:
             return candidate, need

@@ -161,7 +161,7 @@ def layer_work(cfg: PlanConfig, moe: bool, efficiency: Efficiency) -> Work:
     attention = 3.5 * core / core_rate
     dispatch = _dispatch_s(cfg, efficiency) if moe else 0.0
     again_products, again_dispatch, again_core = _again(cfg, moe)
-    freed = kept_bytes(tensors, ()) - kept_bytes(tensors, settings.recompute)
+    freed = kept_bytes(tensors, ()) - kept_bytes(tensors, cfg.parallel.recompute)
     recompute = 2.0 * tokens * again_products / rate + _FORWARD_TOUCHES * tokens * freed / memory
     ring = context_bytes(cfg) * tokens / (gpu.nic_gb_s * 1e9 * efficiency.nic) if cfg.parallel.context > 1 else 0.0
     gathered = tensor_bytes(cfg) * tokens * cfg.parallel.tensor / (gpu.nvlink_gb_s * 1e9 * efficiency.nvlink)
@@ -188,7 +188,7 @@ def active_params(cfg: PlanConfig, moe: bool) -> int:
 
 def _again(cfg: PlanConfig, moe: bool) -> tuple[int, float, float]:
     """What recomputing repeats of a layer's forward pass: (parameters, share of all-to-all, attention cores)."""
-    model, recompute = cfg.model, cfg.settings.recompute
+    model, recompute = cfg.model, cfg.parallel.recompute
     if "full" in recompute:
         return active_params(cfg, moe), 0.5 if moe else 0.0, 1.0
     params = up_proj_params(model) if "mla_up_proj" in recompute else 0

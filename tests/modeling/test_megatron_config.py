@@ -9,12 +9,13 @@ import math
 import pytest
 import torch
 
+from experiments.config import compose
 from modeling import hf_names
 from modeling.build import build_model, megatron_config
 from modeling.config import Family, ModelConfig
 from modeling.meta import on_meta
 from training import parallel
-from training.config import ParallelConfig
+from training.config import RECOMPUTE, ParallelConfig
 
 ALIKE = dict(
     multi_latent_attention=True, qk_layernorm=True, kv_lora_rank=512, qk_head_dim=128, qk_pos_emb_head_dim=64,
@@ -22,6 +23,7 @@ ALIKE = dict(
     beta_slow=1, moe_router_pre_softmax=True, moe_router_dtype="fp32", moe_router_load_balancing_type="seq_aux_loss",
     moe_token_dispatcher_type="alltoall", gated_linear_unit=True, add_bias_linear=False, hidden_dropout=0.0,
     attention_dropout=0.0, bf16=True, params_dtype=torch.bfloat16, mtp_num_layers=None,
+    kv_channels=128, init_method_std=0.02, moe_expert_capacity_factor=None, recompute_granularity=None, fp8=None,
 )  # fmt: skip
 SMALL = ALIKE | dict(
     num_layers=27, hidden_size=2048, num_attention_heads=16, q_lora_rank=None, num_moe_experts=64, moe_router_topk=6,
@@ -35,7 +37,7 @@ FIELDS = {
         moe_router_topk=8, moe_ffn_hidden_size=2048, moe_shared_expert_intermediate_size=2048,
         moe_layer_freq=[0] * 3 + [1] * 58, moe_router_score_function="sigmoid", moe_router_enable_expert_bias=True,
         moe_router_num_groups=8, moe_router_group_topk=4, moe_router_topk_scaling_factor=2.5, moe_aux_loss_coeff=1e-4,
-        mtp_num_layers=1, rotary_scaling_factor=1,  # 4K pre-training; 40 once the context is extended
+        init_method_std=0.006, mtp_num_layers=1, rotary_scaling_factor=1,  # 40 once the context is extended
     ),
     "v2_lite": SMALL | dict(
         ffn_hidden_size=10944, layernorm_epsilon=1e-6, rotary_base=10000, rotary_scaling_factor=40, mscale=0.707,
@@ -65,12 +67,22 @@ def test_megatrons_defaults_that_bite_are_not_relied_on():
 
 
 def test_recompute_names_are_megatrons():
-    config = megatron_config(ModelConfig.preset("671b"))
-    names = ["mla_up_proj", "mlp", "moe", "layernorm", "shared_experts", "core_attn"]
-    for name in names:
-        dataclasses.replace(config, recompute_granularity="selective", recompute_modules=[name])
+    cfg = ModelConfig.preset("671b")
+    for name in set(RECOMPUTE) - {"full", "moe_act"}:
+        config = megatron_config(cfg, recompute=[name])  # which Megatron would refuse if it did not know it
+        assert (config.recompute_granularity, config.recompute_modules) == ("selective", [name])
+    whole = megatron_config(cfg, recompute=["full"])
+    assert (whole.recompute_granularity, whole.recompute_method, whole.recompute_num_layers) == ("full", "uniform", 1)
     with pytest.raises(AssertionError, match="mla_up_projection"):
-        dataclasses.replace(config, recompute_granularity="selective", recompute_modules=["mla_up_projection"])
+        megatron_config(cfg, recompute=["mla_up_projection"])
+
+
+@pytest.mark.parametrize("name", ["v3_extend_32k", "v3_extend_128k"])
+def test_the_extended_context_as_megatron_reads_it(name):
+    config = megatron_config(compose("pretrain", [f"experiment={name}"]).model)
+    found = {key: getattr(config, key) for key in FIELDS["671b"] if "rope" in key or "rot" in key or "mscale" in key}
+    assert found == dict(rope_type="yarn", rotary_base=10000, rotary_scaling_factor=40, mscale=1.0, mscale_all_dim=1.0)
+    assert (config.beta_fast, config.beta_slow, config.original_max_position_embeddings) == (32, 1, 4096)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -129,6 +129,12 @@ def test_rows_that_two_ranks_share_equal_whole_ones(model, tmp_path):
     _assert_equals_one_rank(tmp_path, 2, {"context": 2}, tolerance=tolerance, **model)
 
 
+@pytest.mark.parametrize("layout", [{"expert": 2, "recompute": ["mla_up_proj", "layernorm", "moe"]},
+                                    {"pipeline": 2, "recompute": ["full"]}], ids=["expert", "pipeline"])  # fmt: skip
+def test_two_ranks_that_recompute_equal_one_that_keeps_all(layout, tmp_path):
+    _assert_equals_one_rank(tmp_path, 2, layout)
+
+
 def test_two_stages_on_each_rank_equal_one(tmp_path):
     layout = {"pipeline": 2, "virtual_pipeline": 2, "pipeline_layout": "Et|t|t|mL"}
     _assert_equals_one_rank(tmp_path, 2, layout, num_hidden_layers=3)

@@ -49,6 +49,18 @@ def test_muon_equals_a_plain_loop(monkeypatch):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48)])
+def test_moonlights_scale_gives_updates_of_the_same_rms_whatever_the_shape(shape):
+    tiny.state()  # process groups
+    torch.manual_seed(0)
+    p = torch.zeros(shape)
+    optimizer = Muon([p], process_group=dist.group.WORLD, lr=0.01, momentum=0.9, rms=0.2)
+    p.grad = torch.randn(shape)
+    optimizer.step()
+    rms = p.square().mean().sqrt().item()  # of 16 singular values near 1 in 48 x 16 entries: 0.2 sqrt(48) / sqrt(48)
+    assert rms == pytest.approx(0.01 * 0.2, rel=0.25)
+
+
 def test_a_stack_of_experts_equals_separate_matrices():
     torch.manual_seed(0)
     stack, grads = torch.randn(4, 8, 6), torch.randn(4, 8, 6)

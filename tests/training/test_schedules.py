@@ -3,7 +3,7 @@
 import pytest
 
 from infra.errors import ConfigError
-from training.schedules import Decay, Schedule, ScheduleConfig
+from training.schedules import By, Decay, Point, Schedule, ScheduleConfig, check_points, value_at
 
 
 def test_learning_rate_rises_holds_and_falls_linearly():
@@ -38,6 +38,39 @@ def test_share_of_steps_with_mtp_is_kept_whatever_the_position(share):
     assert len(chosen) == pytest.approx(1200 * share, abs=1)
     gaps = {b - a for a, b in zip(chosen, chosen[1:], strict=False)}
     assert len(gaps) <= 2  # spread evenly
+
+
+def test_points_are_joined_by_lines_cosines_and_jumps():
+    points = [
+        Point(at=10, value=2.0),
+        Point(at=20, value=4.0),
+        Point(at=40, value=1.0, by=By.cosine),
+        Point(at=50, value=3.0, by=By.jump),
+    ]
+    at = {0: 2.0, 10: 2.0, 15: 3.0, 20: 4.0, 30: 2.5, 40: 1.0, 49: 1.0, 50: 3.0, 1000: 3.0}
+    assert {place: value_at(points, place) for place in at} == pytest.approx(at)
+    assert value_at(points, 25) == pytest.approx(1.0 + 3.0 * (1 + 2**-0.5) / 2)
+
+
+def test_points_take_the_place_of_fractions():
+    cfg = ScheduleConfig(
+        lr_points=[Point(at=0, value=1.0), Point(at=10, value=0.5)],
+        mtp_points=[Point(value=0.3), Point(at=6, value=0.1, by=By.jump)],
+        bias_points=[Point(value=0.002), Point(at=8, value=0.0, by=By.jump)],
+        mtp_share=0.5,
+    )
+    schedule = Schedule(cfg, total=10)
+    assert [schedule.at(p).lr_scale for p in (0, 5, 10)] == [1.0, 0.75, 0.5]
+    assert [schedule.at(p, step=1).mtp_lambda for p in (5, 6)] == [0.3, 0.1] and schedule.at(5, step=2).mtp_lambda == 0
+    assert [schedule.at(p).bias_speed for p in (7, 8)] == [0.002, 0.0]
+
+
+@pytest.mark.parametrize("places", [[0, 5, 5], [3, 2]])
+def test_points_out_of_order_are_refused(places):
+    with pytest.raises(ConfigError, match="schedule.lr_points=.*put points in order"):
+        ScheduleConfig(lr_points=[Point(at=place, value=1.0) for place in places])
+    with pytest.raises(ConfigError, match="pretrain.batch_points"):
+        check_points("pretrain.batch_points", [Point(at=place, value=1.0) for place in places])
 
 
 @pytest.mark.parametrize("wrong", [{"warmup": 1.5}, {"decay": -0.1}, {"warmup": 0.6, "decay": 0.6}, {"bias_speed": -1}])

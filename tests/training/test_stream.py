@@ -76,6 +76,20 @@ def test_batches_do_not_depend_on_how_they_were_cut_before(expected):
     assert read == expected[: len(read)]
 
 
+@settings(max_examples=30, deadline=None)
+@given(tokens=st.integers(1, 900), before=st.integers(0, 9))
+def test_rows_are_the_corpus_end_to_end_and_a_resume_goes_on_inside_a_document(expected, tokens, before):
+    whole = [token for ids in expected for token in ids]
+    first = stream()
+    read = [token for row in first.next_rows(before, tokens) for token in row]
+    resumed = stream()
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    rows = resumed.next_rows(3, tokens)
+    assert rows == first.next_rows(3, tokens) and [len(row) for row in rows] == [tokens + 1] * 3
+    read += [token for row in rows for token in row]
+    assert read == whole[: len(read)]
+
+
 def test_another_seed_is_refused_by_a_resume():
     with pytest.raises(CheckpointError, match="seed 3.*with 4.*run.seed=3"):
         stream(4).load_state_dict(stream(3).state_dict())

@@ -48,6 +48,9 @@ def balanced_micro_batches(
 def _cut(lengths: list[int], world: int, max_tokens: int, overhead: int) -> list[int]:
     """Ends of the runs that lengths (falling) are cut into, at the least cost; by dynamic programming."""
     n = len(lengths)
+    if lengths[0] == lengths[-1]:  # thousands of joined rows: no choice to weigh
+        rows = world * max(1, max_tokens // max(1, lengths[0]))
+        return [*range(rows, n, rows), n]
     sizes = np.array(lengths)
     best = np.zeros(n + 1)  # best[i]: least cost of the rows from i on
     end_of = np.zeros(n, dtype=int)

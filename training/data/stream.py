@@ -15,7 +15,7 @@ class DocumentStream:
 
     A step's documents do not depend on ranks: every rank reads the same ones and takes its share of rows afterwards
     (training/data/packing.py), which costs each rank some milliseconds a step and needs no communication. Where the
-    stream stands is one number, so a resume is exact.
+    stream stands is two numbers, so a resume is exact.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class DocumentStream:
         self.encode, self.cfg, self.seed, self.eos_id = encode, cfg, seed, eos_id
         self.max_document_tokens, self.position = max_document_tokens, start
         self._ahead: list[list[int]] = []  # encoded and not given out yet, last first
+        self._used = 0  # tokens of the document at hand that are in rows already
 
     def next_batch(self, tokens: int) -> list[list[int]]:
         """The next documents, up to and with the one that makes it `tokens` labels (n tokens have n - 1)."""
@@ -44,12 +45,24 @@ class DocumentStream:
             labels += len(batch[-1]) - 1
         return batch
 
+    def next_rows(self, number: int, tokens: int) -> list[list[int]]:
+        """Rows of tokens + 1 tokens, so of `tokens` labels each: documents end to end, cut where a row is full."""
+        rows, row = [], []
+        while len(rows) < number:
+            ids = self._next()
+            taken = ids[self._used : self._used + tokens + 1 - len(row)]
+            row += taken
+            self._used += len(taken)
+            if self._used == len(ids):
+                self._drop()
+            if len(row) == tokens + 1:
+                rows.append(row)
+                row = []
+        return rows
+
     def next_document(self) -> list[int]:
         """Token ids of the next document."""
-        if not self._ahead:
-            texts = [document(self.cfg, self.seed, self.position + i) for i in range(CHUNK)]
-            self._ahead = [[*ids, self.eos_id] for ids in self.encode(texts)][::-1]
-        ids = self._ahead[-1]
+        ids = self._next()
         if len(ids) > self.max_document_tokens:
             raise ConfigError(
                 "model.max_position_embeddings",
@@ -57,12 +70,24 @@ class DocumentStream:
                 f"document {self.position} has {len(ids)} tokens",
                 f"set {len(ids)} or more, or a larger pretrain.tokenizer_vocab",
             )
-        self.position += 1
-        return self._ahead.pop()
+        self._drop()
+        return ids
+
+    def _next(self) -> list[int]:
+        """The document at the stream's position."""
+        if not self._ahead:
+            texts = [document(self.cfg, self.seed, self.position + i) for i in range(CHUNK)]
+            self._ahead = [[*ids, self.eos_id] for ids in self.encode(texts)][::-1]
+        return self._ahead[-1]
+
+    def _drop(self) -> None:
+        """On to the one after."""
+        self._ahead.pop()
+        self.position, self._used = self.position + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Plain types, the same on every rank."""
-        return {"seed": self.seed, "position": self.position}
+        return {"seed": self.seed, "position": self.position, "used": self._used}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the last document given out. Raises CheckpointError where the seed is another."""
@@ -71,5 +96,5 @@ class DocumentStream:
                 f"the checkpoint reads the corpus with seed {state['seed']}, this run with {self.seed}: "
                 f"set run.seed={state['seed']} or start a new run folder"
             )
-        self.position = int(state["position"])
+        self.position, self._used = int(state["position"]), int(state.get("used", 0))
         self._ahead = []
