@@ -9,21 +9,24 @@ from rl.types import Question
 
 
 @pytest.mark.parametrize(
-    "text, english, chinese",
+    "text, english, chinese, other",
     [
-        ("3+5=8: +8=16 low *8=64 yes", 2, 0),
-        ("3+5=8: +8=16小 *8=64对", 0, 2),
-        ("检查 (3+5)*8=64 so wait", 2, 2),
-        ("<think>wait</think><answer>no</answer>", 2, 0),  # tags are no words
-        (r"\frac{x}{2} = \sqrt{n}, naïve", 1, 0),  # commands and variables neither
-        ("设 x = 3，则 x + 1 = 4", 0, 2),
-        ("don't", 1, 0),  # the t is a single letter
-        ("", 0, 0),
-        ("١٢ 3 ÷ 🙂", 0, 0),
+        ("3+5=8: +8=16 low *8=64 yes", 2, 0, 0),
+        ("3+5=8: +8=16小 *8=64对", 0, 2, 0),
+        ("检查 (3+5)*8=64 so wait", 2, 2, 0),
+        ("<think>wait</think><answer>no</answer>", 2, 0, 0),  # tags are no words
+        (r"\frac{x}{2} = \sqrt{n}, naïve", 1, 0, 0),  # commands and variables neither
+        ("设 x = 3，则 x + 1 = 4", 0, 2, 0),
+        ("don't", 1, 0, 0),
+        ("", 0, 0, 0),
+        ("١٢ 3 ÷ 🙂", 0, 0, 0),
+        ("да, 好 yes", 1, 1, 1),
+        ("so `while x` ```\nfor i in y\n``` then", 2, 0, 0),  # code
+        ("so ``` never closed", 3, 0, 0),
     ],
 )
-def test_words_by_hand(text, english, chinese):
-    assert word_counts(text) == {"en": english, "zh": chinese}
+def test_words_by_hand(text, english, chinese, other):
+    assert word_counts(text) == {"en": english, "zh": chinese, "other": other}
 
 
 def test_share_by_hand():
@@ -49,6 +52,6 @@ def test_target_is_what_the_task_says_or_the_language_of_the_prompt():
 
 
 @given(st.text(max_size=200))
-def test_shares_of_any_text_add_up_to_one(text):
+def test_shares_of_any_text_are_shares(text):
     shares = [language_share(text, language) for language in ("en", "zh")]
-    assert shares == [None, None] or sum(shares) == pytest.approx(1.0)
+    assert shares == [None, None] or 0 <= sum(shares) <= 1 + 1e-9
