@@ -5,8 +5,8 @@ import pytest
 from infra.errors import ConfigError
 from rl.evaluate import EvaluateConfig, evaluate_budgets, evaluate_tasks, summarise, together
 from rl.rewards.base import RewardConfig
+from rl.tasks.countdown import Countdown
 from rl.tasks.general import GeneralTask
-from rl.tasks.gym import GymTask
 from rl.types import Completion, Group, Question
 from tests.rl.fake_engine import FakeEngine, Letters
 
@@ -77,7 +77,7 @@ def test_what_nobody_did_has_no_length():
 
 
 def test_tasks_are_asked_by_themselves_and_together():
-    refusal, sums = GeneralTask("refusal"), GymTask("products")
+    refusal, sums = GeneralTask("refusal"), Countdown()
     right = {q.prompt: q.answer for q in refusal.test_questions(20) + sums.test_questions(50)}
 
     def say(question: Question, index: int) -> str:
@@ -85,10 +85,10 @@ def test_tasks_are_asked_by_themselves_and_together():
 
     engine = FakeEngine(say)
     found = evaluate_tasks(engine, [refusal, sums], RewardConfig(), questions=50, samples=2)
-    assert list(found) == ["refusal", "products"]
+    assert list(found) == ["refusal", "countdown"]
     held = found["refusal"].questions
-    assert 20 <= held < 50 and found["products"].questions == 50  # the one has no more
-    assert found["products"].pass_at_1.mean == 0.5 and found["products"].pass_at_k[2].mean == 1.0
+    assert 20 <= held < 50 and found["countdown"].questions == 50  # the one has no more
+    assert found["countdown"].pass_at_1.mean == 0.5 and found["countdown"].pass_at_k[2].mean == 1.0
     both = together(found)
     assert both.questions == held + 50 and both.format_rate.mean == 1.0
     assert both.pass_at_1.mean == pytest.approx((20 * 0.5 + 50 * 0.5) / both.questions)
@@ -105,34 +105,34 @@ def think_then_say(question: Question, index: int) -> str:
 
 
 def test_budgets_cut_the_same_thinking_and_ask_again():
-    task = GymTask("products")
+    task = Countdown()
     engine = FakeEngine(think_then_say)
     free = evaluate_tasks(engine, [task], RewardConfig(), questions=3, samples=2)
     asked = len(engine.asked)
     found = evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [0, 4, len(THINKING), 99])
-    texts = {budget: [c.text for c in by_task["products"].groups[0].completions] for budget, by_task in found.items()}
+    texts = {budget: [c.text for c in by_task["countdown"].groups[0].completions] for budget, by_task in found.items()}
     assert texts[0][0] == "<think></think><answer>0</answer>"
     assert texts[4][0] == "<think>one </think><answer>4</answer>"
     assert texts[len(THINKING)][0] == texts[99][0] == f"<think>{THINKING}</think><answer>all</answer>"
     assert {t[1] for t in texts.values()} == {"<answer>at once</answer>"}  # no thinking to cut
     assert len(engine.asked) - asked == 2 * 3 and len({q.id for q in engine.asked[asked:]}) == 6
-    assert [found[b]["products"].thinking_tokens.all.mean for b in found] == [0, 2, 6.5, 6.5]
-    cut = found[4]["products"].groups[0].completions[0]
+    assert [found[b]["countdown"].thinking_tokens.all.mean for b in found] == [0, 2, 6.5, 6.5]
+    cut = found[4]["countdown"].groups[0].completions[0]
     assert len(cut.tokens) == len(cut.text) == len(cut.sampler_logprobs) == len(cut.entropies)
-    assert free["products"].groups[0].completions[0].text.endswith("all</answer>")  # the free ones are left alone
+    assert free["countdown"].groups[0].completions[0].text.endswith("all</answer>")  # the free ones are left alone
 
 
 def test_a_thinking_that_never_ends_is_closed_and_one_opened_by_the_prompt_is_cut():
-    task = GymTask("products")
+    task = Countdown()
     engine = FakeEngine(
         lambda q, g: "<answer>1</answer>" if q.prompt.endswith("</think>") else "<think>" + "on " * 99, 30
     )
     free = evaluate_tasks(engine, [task], RewardConfig(), questions=1, samples=1)
-    assert free["products"].truncated.mean == 1.0
+    assert free["countdown"].truncated.mean == 1.0
     found = evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [999])
-    done = found[999]["products"].groups[0].completions[0]
+    done = found[999]["countdown"].groups[0].completions[0]
     assert done.text == f"<think>{('on ' * 99)[:23]}</think><answer>1</answer>" and done.stopped
-    group = free["products"].groups[0]
+    group = free["countdown"].groups[0]
     group.question.prompt += "<think>"
     evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [2])
     assert engine.asked[-1].prompt == group.question.prompt + "on</think>"
