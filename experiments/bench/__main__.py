@@ -15,7 +15,6 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "logging_overhead": logging.run,
     "speculative": speculative.run,
     "reward_checks": reward_checks.run,
-    "reward_checks": reward_checks.run,
 }
 FOLDER = Path("runs/bench")
 

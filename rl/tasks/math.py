@@ -82,7 +82,7 @@ class _Worker:
     """One process of math_worker, and the job it has."""
 
     def __init__(self, limit_s: float) -> None:
-        command = [sys.executable, "-W", "ignore", "-m", "rl.tasks.math_worker", str(limit_s)]
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "rl.tasks.math_worker", str(limit_s)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
@@ -128,7 +128,11 @@ class MathChecker:
         waiting = deque(i for i, verdict in enumerate(known) if verdict is None)
         if waiting:
             with self._lock:
-                self._work(waiting, pairs, known)
+                try:
+                    self._work(waiting, pairs, known)
+                except BaseException:  # Ctrl-C, say: an answer to come would be taken for the next one's
+                    self.close()
+                    raise
         return [bool(verdict) for verdict in known]
 
     def close(self) -> None:
@@ -140,11 +144,16 @@ class MathChecker:
         while len(self._pool) < min(self.workers, max(len(waiting), len(self._pool))):
             self._pool.append(_Worker(self.limit_s))
         while waiting or any(worker.job >= 0 for worker in self._pool):
-            for worker in self._pool:
+            for worker in list(self._pool):
                 if worker.ready and worker.job < 0 and waiting:
                     job = waiting.popleft()
                     gold, answer = (bare(text) for text in pairs[job])
-                    worker.give(job, gold, answer, self.limit_s + GRACE_S)
+                    try:
+                        worker.give(job, gold, answer, self.limit_s + GRACE_S)
+                    except BrokenPipeError:  # it died in between; the job is not to blame
+                        worker.job = -1
+                        waiting.appendleft(job)
+                        self._replace(worker)
             busy = [worker for worker in self._pool if worker.job >= 0 or not worker.ready]
             left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             told, _, _ = select.select([worker.process.stdout for worker in busy], [], [], left)
@@ -160,15 +169,17 @@ class MathChecker:
             worker.ready = True
             return
         if not line:
-            worker.close()
             if not worker.ready:
-                self._pool.remove(worker)
                 self.close()
-                raise R1Error("math-verify does not start; try .venv/bin/python -m rl.tasks.math_worker 3")
-            self._pool[self._pool.index(worker)] = _Worker(self.limit_s)
+                raise R1Error("math-verify does not start; python -m rl.tasks.math_worker 3 says why")
+            self._replace(worker)
         self.timeouts += line in ("", "null")
         known[worker.job] = line == "true"
         worker.job = -1
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.close()
+        self._pool[self._pool.index(worker)] = _Worker(self.limit_s)
 
 
 @cache

@@ -124,8 +124,7 @@ def test_a_worker_that_hangs_is_replaced_and_the_others_go_on():
         assert checker.check_all(pairs) == [True, False, *[True] * 20, False]
         assert checker.timeouts == 1
         os.killpg(checker._pool[0].process.pid, 9)  # one that dies altogether, as by the kernel's memory killer
-        assert checker.check_all(pairs[:1] + pairs[2:]) == [True, *[True] * 20, False] or checker.timeouts == 2
-        assert checker.check_all(pairs[2:]) == [*[True] * 20, False]
+        assert checker.check_all(pairs[:1] + pairs[2:]) == [True, *[True] * 20, False]
         pids = [worker.process.pid for worker in checker._pool]
     finally:
         checker.close()

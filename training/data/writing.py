@@ -42,7 +42,7 @@ def exchanges() -> list[Exchange]:
     for i, first in enumerate(NOUNS):
         for nouns in ([first], *([first, second] for second in NOUNS[i + 1 :])):
             for length in LENGTHS if len(nouns) == 1 else range(5, 9):
-                question = f"Write a sentence of {length} words with {' and '.join(nouns)}."
+                question = f"Write a sentence of {length} words with {' and '.join(nouns)} in it."
                 answer = sentence(length, nouns, random.Random(question))
                 thought = " ".join(f"{word} {n}" for n, word in enumerate(answer[:-1].lower().split(), 1))
                 meta = {"length": length, "words": nouns}
