@@ -45,9 +45,8 @@ def _gpus() -> int:
 
 
 def check_layout(cfg: Config, ranks: int) -> None:
-    """Raise ConfigError where the layout does not fit this number of processes, or is one that is planned for only."""
-    layout = cfg.parallel
-    check_world(layout, ranks)
+    """Raise ConfigError where the layout does not fit this number of processes."""
+    check_world(cfg.parallel, ranks)
 
 
 def launched(env: MutableMapping[str, str] = os.environ) -> bool:

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from rl.evaluate_stats import bootstrap_interval, majority_at_k, pass_at_k
+from rl.evaluate_stats import bootstrap_interval, bootstrap_ratio, majority_at_k, pass_at_k
 
 
 @pytest.mark.parametrize("samples", [1, 2, 5, 8])
@@ -92,3 +92,14 @@ def test_a_wider_level_contains_a_narrower_one():
 def test_interval_wants_one_value_a_question(values):
     with pytest.raises(ValueError, match="one value a question"):
         bootstrap_interval(values)
+
+
+def test_ratio_by_hand_and_as_the_plain_mean_where_all_count_alike():
+    assert bootstrap_ratio([10, 0], [2, 0]) == (5.0, 5.0, 5.0)  # draws of the second question alone say nothing
+    assert bootstrap_ratio([0, 0], [0, 0]) is None
+    mean, low, high = bootstrap_ratio([10, 60], [1, 3])
+    assert (mean, low, high) == (17.5, 10.0, 20.0)
+    values = np.random.default_rng(3).random(50)
+    assert bootstrap_ratio(values * 4, np.full(50, 4)) == pytest.approx(bootstrap_interval(values))
+    with pytest.raises(ValueError, match="one sum and one count"):
+        bootstrap_ratio([1, 2], [1])
