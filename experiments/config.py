@@ -42,11 +42,15 @@ FOLDERS = {
     "reproduce": "reproduce.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {"import": "convert", "export": "convert", "plan": "plan", "doctor": "doctor"}
+SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate", "doctor": "doctor"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
+ALIASES = {"evaluate": {"k": "evaluate.samples"}}
+"Other names of a command's settings."
 STAGED = ("zero", "reproduce")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
+ANSWER_TOKENS = 16
+"Room for an answer behind a thinking that is cut at its budget."
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
 "Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
 
@@ -166,6 +170,12 @@ def _check_lengths(cfg: Config) -> None:
     question = "x" * (IN_WORDS_BYTES if cfg.task.template.in_words else QUESTION_BYTES)
     prompt = len(cfg.task.template.prompt(question).encode())
     if response + prompt <= context:
+        thinking = min(max(cfg.evaluate.budget, default=0), response)
+        if cfg.evaluate.budget and prompt + thinking + ANSWER_TOKENS > context:
+            why = f"behind a prompt of up to {prompt} tokens no room for an answer is left in {context} tokens"
+            raise ConfigError(
+                "evaluate.budget", cfg.evaluate.budget, why, f"set at most {context - prompt - ANSWER_TOKENS}"
+            )
         return
     why = f"a prompt of up to {prompt} tokens and the response are longer than model.max_position_embeddings={context}"
     room = context - prompt
@@ -248,6 +258,7 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf
 
+    given = [_alias(command, item) for item in given]
     given = overrides.full(given, SHORT.get(command, command), Config, GROUPS)
     given = stored.with_folder(command, FOLDERS.get(command, ""), given)
     with _hydra() as options_of:
@@ -274,6 +285,11 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     if ready:
         judged.convert.check(command)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
+
+
+def _alias(command: str, item: str) -> str:
+    key, equals, value = item.partition("=")
+    return f"{ALIASES.get(command, {}).get(key, key)}{equals}{value}"
 
 
 def group_options() -> dict[str, list[str]]:

@@ -38,8 +38,8 @@ def _line(ax, series, name: str, label: str, colour: str) -> None:
     ax.plot(steps, moving_mean(list(values)), color=colour, linewidth=2, label=label)
 
 
-def _save(fig, ax, title: str, ylabel: str, path: Path) -> Path:
-    ax.set(title=title, xlabel="R1-Zero step", ylabel=ylabel)
+def _save(fig, ax, title: str, ylabel: str, path: Path, xlabel: str = "R1-Zero step") -> Path:
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
     ax.set_ylim(bottom=0)
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
@@ -47,6 +47,21 @@ def _save(fig, ax, title: str, ylabel: str, path: Path) -> Path:
     fig.savefig(path, dpi=120)
     plt.close(fig)
     return path
+
+
+def draw_budgets(points: list[dict], free: dict, path: Path) -> Path:
+    """Accuracy against mean response tokens, a point a thinking budget; free: the model left to itself."""
+    fig, ax = plt.subplots(figsize=(6.4, 4))
+    for some, colour, label in ((points, BLUE, "thinking cut at a budget"), ([free], ORANGE, "as long as it likes")):
+        tokens, accuracy = [p["response_tokens"] for p in some], [p["pass_at_1"] for p in some]
+        errors = [[a["mean"] - a["low"] for a in accuracy], [a["high"] - a["mean"] for a in accuracy]]
+        means = [a["mean"] for a in accuracy]
+        ax.errorbar(tokens, means, errors, color=colour, fmt="o-", capsize=3, label=f"{label}, 95 % interval")
+    for point in points:
+        at = (point["response_tokens"], point["pass_at_1"]["mean"])
+        ax.annotate(str(point["budget"]), at, textcoords="offset points", xytext=(6, -12))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _save(fig, ax, "Accuracy against tokens, by thinking budget", "pass@1", path, "mean response tokens")
 
 
 def draw(run_dir: Path, out: Path, *, task: str, base: dict | None = None) -> list[Path]:

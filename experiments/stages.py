@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from experiments import evaluation
 from experiments.config import Config, to_dict
 from experiments.figures import draw
-from experiments.summary import as_summary, evaluation_table, write_json
+from experiments.summary import as_summary
 from infra.progress import say
 from infra.stopping import Stopped
 from infra.tracking import Tracker
@@ -41,12 +42,11 @@ def zero(cfg: Config) -> None:
 
 
 def evaluate(cfg: Config) -> None:
-    """`r1 evaluate`: a table, or JSON; also written to run.dir/evaluation.json."""
-    folder = Path(cfg.run.dir)
-    scores = evaluate_model(cfg, Path(cfg.evaluate.checkpoint), folder / "answers.parquet")
+    """`r1 evaluate`: a table, or JSON; what is written into run.dir, experiments/evaluation.py says."""
+    engine, tokenizer = _engine(cfg, Path(cfg.evaluate.checkpoint))
+    report = evaluation.run(cfg, engine, tokenizer, Path(cfg.run.dir))
     if parallel.is_main():
-        write_json(folder / "evaluation.json", scores)
-        print(json.dumps(scores, indent=1) if cfg.evaluate.json else evaluation_table(scores))
+        print(json.dumps(report.to_dict(), indent=1) if cfg.evaluate.json else report.table())
 
 
 def pretrain_stage(cfg: Config, folder: Path) -> Path:
@@ -126,13 +126,18 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
 
 def evaluate_model(cfg: Config, path: Path, answers: Path | None = None) -> dict:
     """Ask the held-out questions; -> the figures as summary.json holds them. Answers are kept where `answers` says."""
-    model, model_cfg, tokenizer = load_model(cfg, path)
-    engine = LocalEngine(model, model_cfg, tokenizer, cfg.sampling, seed=0, max_rows=cfg.rl.rollout_rows)
+    engine, tokenizer = _engine(cfg, path)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
     result = evaluate_groups(engine, build_task(cfg.task, tokenizer), cfg.reward, **ask)
     if answers is not None:
         parallel.on_main(lambda: write_answers(answers, result, 0, tokenizer))
     return as_summary(result)
+
+
+def _engine(cfg: Config, path: Path) -> tuple[LocalEngine, Tokenizer]:
+    """What writes a model's answers; the same seeds for every model."""
+    model, model_cfg, tokenizer = load_model(cfg, path)
+    return LocalEngine(model, model_cfg, tokenizer, cfg.sampling, seed=0, max_rows=cfg.rl.rollout_rows), tokenizer
 
 
 def load_model(cfg: Config, path: Path) -> tuple[nn.Module, ModelConfig, Tokenizer]:

@@ -2,35 +2,77 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 from rl.evaluate import Evaluation
 
 
 def as_summary(evaluation: Evaluation) -> dict:
-    """The figures of one model, as summary.json holds them."""
-    interval = evaluation.pass_at_1
+    """The figures of one model, as summary.json holds them; `intervals` has what belongs to each."""
+    language = evaluation.language_consistency
     return {
-        "pass_at_1": {"mean": interval.mean, "low": interval.low, "high": interval.high},
-        f"majority_at_{evaluation.samples}": evaluation.majority_at_k,
-        **{f"pass_at_{k}": value for k, value in evaluation.pass_at_k.items() if k > 1},
-        "response_tokens": evaluation.response_tokens,
-        "thinking_tokens": evaluation.thinking_tokens,
-        "reflection_rate": evaluation.reflection_rate,
-        "format_rate": evaluation.format_rate,
-        "truncated": evaluation.truncated,
+        "pass_at_1": asdict(evaluation.pass_at_1),
+        f"majority_at_{evaluation.samples}": evaluation.majority_at_k.mean,
+        **{f"pass_at_{k}": value.mean for k, value in evaluation.pass_at_k.items() if k > 1},
+        "response_tokens": evaluation.response_tokens.all.mean,
+        "thinking_tokens": evaluation.thinking_tokens.all.mean,
+        "reflection_rate": evaluation.reflection_rate.mean,
+        "format_rate": evaluation.format_rate.mean,
+        "language_consistency": language.mean if language else None,
+        "truncated": evaluation.truncated.mean,
         "questions": evaluation.questions,
         "samples": evaluation.samples,
     }
+
+
+def intervals(evaluation: Evaluation) -> dict:
+    """Every figure with its 95 % interval; lengths of all, correct, wrong and truncated answers, null where none is."""
+    single = ("pass_at_1", "majority_at_k", "format_rate", "language_consistency", "truncated", "reflection_rate")
+    found = {name: asdict(value) if (value := getattr(evaluation, name)) else None for name in single}
+    found[f"majority_at_{evaluation.samples}"] = found.pop("majority_at_k")
+    found |= {f"pass_at_{k}": asdict(value) for k, value in evaluation.pass_at_k.items() if k > 1}
+    return found | {name: asdict(getattr(evaluation, name)) for name in ("response_tokens", "thinking_tokens")}
 
 
 def evaluation_table(scores: dict) -> str:
     """One model's figures, a line each."""
     lines = []
     for name, value in scores.items():
-        shown = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**value) if isinstance(value, dict) else f"{value:.3f}"
-        lines.append(f"{name:<18}{value if isinstance(value, int) else shown}")
+        if isinstance(value, dict):
+            shown = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**value)
+        else:
+            shown = "no words" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}"
+        lines.append(f"{name:<22}{shown}")
     return "\n".join(lines)
+
+
+def tasks_table(tasks: dict[str, dict], samples: int) -> str:
+    """A line a task; what as_summary says of each."""
+    rows = [("task", "questions", "pass@1", f"pass@{samples}", f"majority@{samples}")]
+    rows[0] += ("format", "language", "tokens", "thinking", "self-checks")
+    for name, s in tasks.items():
+        language = "-" if s["language_consistency"] is None else f"{s['language_consistency']:.3f}"
+        chance = s["pass_at_1"]["mean"] if samples == 1 else s[f"pass_at_{samples}"]
+        shares = f"{chance:.3f}", f"{s[f'majority_at_{samples}']:.3f}", f"{s['format_rate']:.3f}", language
+        lengths = f"{s['response_tokens']:.1f}", f"{s['thinking_tokens']:.1f}", f"{s['reflection_rate']:.3f}"
+        one = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**s["pass_at_1"])
+        rows.append((name, str(s["questions"]), one, *shares, *lengths))
+    return _columns(rows)
+
+
+def budgets_table(points: list[dict]) -> str:
+    """A line a thinking budget."""
+    rows = [("thinking budget", "tokens", "thinking", "pass@1")]
+    for p in points:
+        one = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**p["pass_at_1"])
+        rows.append((str(p["budget"]), f"{p['response_tokens']:.1f}", f"{p['thinking_tokens']:.1f}", one))
+    return _columns(rows)
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def write_json(path: Path, value: dict) -> None:
@@ -59,8 +101,7 @@ def table(base: dict, zero: dict) -> str:
         ("cut off at the limit", *(f"{s['truncated']:.3f}" for s in (base, zero))),
         ("held-out questions", *(f"{s['questions']} x {s['samples']}" for s in (base, zero))),
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return _columns(rows)
 
 
 def three_answers(sets: list[tuple[str, list[dict]]]) -> str:

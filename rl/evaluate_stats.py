@@ -41,3 +41,28 @@ def bootstrap_interval(
     means = values[rng.integers(0, len(values), size=(resamples, len(values)))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
+
+
+def bootstrap_ratio(
+    sums: Sequence[float] | np.ndarray,
+    counts: Sequence[float] | np.ndarray,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float, float] | None:
+    """-> (sum(sums) / sum(counts), low, high), questions resampled; None where nothing was counted.
+
+    For means over some of the answers, as the tokens of the right ones: each question gives its sum and how many it
+    counted, and a question without any stays in the draw. Example: sums 10, 0, counts 2, 0 give (5, 5, 5).
+    """
+    sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if sums.shape != counts.shape or sums.ndim != 1:
+        raise ValueError(f"one sum and one count a question are needed, not shapes {sums.shape} and {counts.shape}")
+    if counts.sum() <= 0:
+        return None
+    drawn = np.random.default_rng(seed).integers(0, len(sums), size=(resamples, len(sums)))
+    total = counts[drawn].sum(axis=1)
+    means = sums[drawn].sum(axis=1)[total > 0] / total[total > 0]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(sums.sum() / counts.sum()), float(low), float(high)

@@ -108,13 +108,18 @@ class TaskConfig:
     """What is asked."""
 
     names: list[str] = field(default_factory=lambda: ["countdown"])
-    "Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations."
+    """Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations, derivatives;
+    number_words, facts, writing, refusal; gsm8k, svamp, math500, aime2024, amc2023, gpqa, math."""
     weights: list[float] = field(default_factory=list)
     "Share of each task, in the order of names; empty for equal shares."
     template: Template = Template.auto
     "short (the tiny corpus'), r1_zero (R1 table 1) or chat (the model's own); auto takes what fits the model."
     seed: int = 0
     "Seed of the training questions."
+    path: str = ""
+    "Data of gsm8k and its like: a .jsonl or .parquet file, or a folder with <name>/test.jsonl; empty: from the Hub."
+    bad_rows: float = 0.0
+    "Share of a data set's rows that may be unusable; they are counted and left out."
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -129,6 +134,8 @@ class TaskConfig:
             raise ConfigError("task.weights", self.weights, "a share has to be positive", "leave the task out instead")
         if self.seed < 0:
             raise ConfigError("task.seed", self.seed, "cannot be negative", "set 0")
+        if not 0 <= self.bad_rows < 1:
+            raise ConfigError("task.bad_rows", self.bad_rows, "is a share of all rows", "set 0, or as much as 0.01")
 
     @property
     def label(self) -> str:
@@ -136,6 +143,22 @@ class TaskConfig:
         return self.names[0] if len(self.names) == 1 else "mix"
 
 
+class Shortage(ConfigError):
+    """More test questions are wanted than a task has."""
+
+    def __init__(self, name: str, wanted: int, there: int) -> None:
+        super().__init__("evaluate.questions", wanted, f"{name} has {there} held-out questions", f"set at most {there}")
+        self.there = there
+
+
 def shortage(name: str, wanted: int, there: int) -> ConfigError:
     """The error for more test questions than a task has."""
-    return ConfigError("evaluate.questions", wanted, f"{name} has {there} held-out questions", f"set at most {there}")
+    return Shortage(name, wanted, there)
+
+
+def at_most(task: Task, n: int) -> list[Question]:
+    """n of a task's test questions, or all where it has fewer."""
+    try:
+        return task.test_questions(n)
+    except Shortage as error:
+        return task.test_questions(error.there)

@@ -6,7 +6,6 @@ tokens, sorted, hash into the first tenth is asked in tests only; `3 + 5` and `5
 asks them.
 """
 
-import hashlib
 import re
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from rl.rewards.accuracy import answer_of
 from rl.tasks.base import Prompter, Template, shortage
 from rl.types import Question
+from training.data.split import in_test_split
 
 TRAIN_SEEDS_APART = 1_000_000_000
 "Distance between the items of two training seeds; test items start at 0, those of training seed s at (s + 1) times it."
@@ -108,9 +108,3 @@ class GymTask:
 
             self._dataset = reasoning_gym.create_dataset(self.name, size=1, seed=0, **self.family.settings)
         return self._dataset[item]
-
-
-def in_test_split(question: str) -> bool:
-    """Whether a question is asked in tests only: about a tenth, by the sorted tokens of its text."""
-    key = " ".join(sorted(re.findall(r"\w+|[^\w\s]", question.lower())))
-    return hashlib.sha256(key.encode()).digest()[0] < 26

@@ -1,17 +1,26 @@
-"""Builds the task that a TaskConfig names, and asks several by weight."""
+"""Builds the task that a TaskConfig names, and asks several by weight; the suites that an evaluation goes through."""
 
 import random
+from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError
 from rl.tasks.base import Prompter, Task, TaskConfig, prompter
+from rl.tasks.benchmarks import BENCHMARKS, BenchmarkTask, files_by_name
 from rl.tasks.countdown import Countdown
+from rl.tasks.derivatives import Derivatives
+from rl.tasks.general import RULES, GeneralTask
 from rl.tasks.gym import FAMILIES, GymTask
 from rl.types import Question
 
 if TYPE_CHECKING:
     from modeling.tokenizer import Tokenizer
+
+REASONING = (Countdown.name, *FAMILIES, Derivatives.name)
+GENERAL = tuple(RULES)
+NAMES = (*REASONING, *GENERAL, *BENCHMARKS)
 
 
 def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
@@ -19,18 +28,39 @@ def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
 
     Raises ConfigError for a name that does not exist, and for a template that the model has not.
     """
-    template = cfg.template if tokenizer is None else prompter(cfg.template, tokenizer)
-    tasks = [_task(name, cfg.seed, template) for name in cfg.names]
+    tasks = build_tasks(cfg, tokenizer)
     return tasks[0] if len(tasks) == 1 else Mix(tasks, cfg.weights or [1.0] * len(tasks), seed=cfg.seed)
 
 
-def _task(name: str, seed: int, template: Prompter) -> Task:
+def build_tasks(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> list[Task]:
+    """The tasks of cfg.names, each by itself. Raises as build_task does."""
+    template = cfg.template if tokenizer is None else prompter(cfg.template, tokenizer)
+    return [_task(name, cfg, template) for name in cfg.names]
+
+
+def suite(cfg: TaskConfig, name: str) -> TaskConfig:
+    """The settings with the tasks of a suite: reasoning, general, or all.
+
+    Reasoning has the benchmarks that lie under task.path, too; none is fetched for it.
+    """
+    folder = Path(cfg.path).expanduser()
+    there = [b for b in BENCHMARKS if cfg.path and folder.is_dir() and files_by_name(b, folder)]
+    names = {"reasoning": [*REASONING, *there], "general": [*GENERAL], "all": [*REASONING, *there, *GENERAL]}
+    return replace(cfg, names=names[name], weights=[])
+
+
+def _task(name: str, cfg: TaskConfig, template: Prompter) -> Task:
     if name == Countdown.name:
-        return Countdown(seed=seed, template=template)
+        return Countdown(seed=cfg.seed, template=template)
+    if name == Derivatives.name:
+        return Derivatives(seed=cfg.seed, template=template)
     if name in FAMILIES:
-        return GymTask(name, seed=seed, template=template)
-    known = ", ".join([Countdown.name, *FAMILIES])
-    raise ConfigError("task.names", name, "there is no such task", f"choose from {known}")
+        return GymTask(name, seed=cfg.seed, template=template)
+    if name in RULES:
+        return GeneralTask(name, seed=cfg.seed, template=template)
+    if name in BENCHMARKS:
+        return BenchmarkTask(name, path=cfg.path, bad_share=cfg.bad_rows, seed=cfg.seed, template=template)
+    raise ConfigError("task.names", name, "there is no such task", f"choose from {', '.join(NAMES)}")
 
 
 class Mix:

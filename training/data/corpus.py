@@ -7,6 +7,7 @@ Kinds of documents, with their shares in CorpusConfig:
 - questions answered by the orderly search (training/data/countdown.py), which gives up after some line and guesses, or
   is carried to its end. Every value is judged low, high or yes. The careless take a near miss for the target; some of
   those who say yes check, and where the check fails they wait and go on.
+- where share_general is set: what is not about countdown (training/data/general.py).
 
 No question is asked over a held-out set of numbers: `count_questions` says how many are left (192 sets with 1,456
 questions; 21 sets with 191 questions are held out).
@@ -30,6 +31,7 @@ from training.data.countdown import (
     reachable,
     search,
 )
+from training.data.general import general_document
 
 NEAR = 5
 "How far from the target a value may be to be taken for it by the careless."
@@ -57,6 +59,8 @@ class CorpusConfig:
     "Searches whose working words (low, high, yes, so, check, wait) are Chinese."
     share_chinese_questions: float = 0.5
     "Of those, the ones whose question is Chinese too; the others think in Chinese about an English question."
+    share_general: float = 0.0
+    "Documents of the general part: number words in two languages, facts, short writing, requests and refusals."
 
     def __post_init__(self) -> None:
         for key in self.__slots__:
@@ -97,6 +101,8 @@ def documents(cfg: CorpusConfig, seed: int, start: int = 0) -> Iterator[str]:
 def document(cfg: CorpusConfig, seed: int, index: int) -> str:
     """Document number `index`; it depends on (cfg, seed, index) only. Without its <eos>."""
     rng = random.Random((seed << 40) + index)
+    if cfg.share_general > 0 and rng.random() < cfg.share_general:  # at 0, no draw: the corpus stays what it was
+        return general_document(rng)
     if rng.random() < cfg.share_exercises:
         return _sums(rng) if rng.random() < 0.5 else _comparisons(rng)
     numbers = rng.choice(orders(held=False))

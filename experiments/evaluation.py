@@ -1,0 +1,74 @@
+"""`r1 evaluate`: tasks asked one by one, thinking budgets where they are wanted; table, JSON, Parquet, figure."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.config import Config
+from experiments.figures import draw_budgets
+from experiments.summary import as_summary, budgets_table, evaluation_table, intervals, tasks_table, write_json
+from modeling.tokenizer import Tokenizer
+from rl.evaluate import Evaluation, Suite, evaluate_budgets, evaluate_tasks, together, write_answers
+from rl.rollout.engine import RolloutEngine
+from rl.tasks.mix import build_tasks, suite
+from training import parallel
+
+
+@dataclass(slots=True)
+class Report:
+    """What an evaluation found."""
+
+    tasks: dict[str, Evaluation]
+    all: Evaluation
+    budgets: dict[int, dict[str, Evaluation]]
+    "Empty where none was asked for."
+
+    def to_dict(self) -> dict:
+        """evaluation.json: the figures of all questions, as summary.json has them; intervals; tasks; budgets."""
+        found = as_summary(self.all) | {"intervals": intervals(self.all)}
+        found["tasks"] = {name: as_summary(e) | {"intervals": intervals(e)} for name, e in self.tasks.items()}
+        if self.budgets:
+            found["budgets"] = [_budget(budget, by_task) for budget, by_task in self.budgets.items()]
+        return found
+
+    def table(self) -> str:
+        """For people."""
+        scores = self.to_dict()
+        parts = [evaluation_table(as_summary(self.all))]
+        if len(self.tasks) > 1:
+            parts.append(tasks_table(scores["tasks"], self.all.samples))
+        if self.budgets:
+            parts.append(budgets_table(scores["budgets"]))
+        return "\n\n".join(parts)
+
+
+def run(cfg: Config, engine: RolloutEngine, tokenizer: Tokenizer, folder: Path) -> Report:
+    """Ask all that cfg wants and write it into `folder`; every rank calls it.
+
+    evaluation.json, answers.parquet, and with budgets budgets/answers_<budget>.parquet, budget.json and budget.png.
+    """
+    wanted = cfg.task if cfg.evaluate.suite is Suite.task else suite(cfg.task, cfg.evaluate.suite.name)
+    tasks = build_tasks(wanted, tokenizer)
+    ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
+    found = evaluate_tasks(engine, tasks, cfg.reward, **ask)
+    budgets = evaluate_budgets(engine, tokenizer, tasks, cfg.reward, found, cfg.evaluate.budget)
+    report = Report(found, together(found), budgets)
+    parallel.on_main(lambda: _write(report, tokenizer, folder))
+    return report
+
+
+def _write(report: Report, tokenizer: Tokenizer, folder: Path) -> None:
+    scores = report.to_dict()
+    write_json(folder / "evaluation.json", scores)
+    write_answers(folder / "answers.parquet", report.all, 0, tokenizer)
+    for budget, by_task in report.budgets.items():
+        write_answers(folder / "budgets" / f"answers_{budget}.parquet", together(by_task), 0, tokenizer)
+    if report.budgets:
+        write_json(folder / "budget.json", {"points": scores["budgets"], "free": as_summary(report.all)})
+        draw_budgets(scores["budgets"], as_summary(report.all), folder / "budget.png")
+
+
+def _budget(budget: int, by_task: dict[str, Evaluation]) -> dict:
+    """One point of the curve, with its tasks'."""
+    every = together(by_task)
+    point = {"budget": budget, **as_summary(every), "intervals": intervals(every)}
+    return point | {"tasks": {name: as_summary(evaluation) for name, evaluation in by_task.items()}}
