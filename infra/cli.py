@@ -317,7 +317,11 @@ def doctor(cfg: "Config") -> int:
 
     outcomes = escapes.run_all(seen)
     summary = escapes.summary(outcomes)
-    print(json.dumps(summary, indent=2) if cfg.doctor.json else f"{summary['attempts']} tried, {summary['escaped']} got out")
+    print(
+        json.dumps(summary, indent=2)
+        if cfg.doctor.json
+        else f"{summary['attempts']} tried, {summary['escaped']} got out"
+    )
     return int(summary["escaped"] > 0)
 
 

@@ -16,7 +16,7 @@ def escaped(*what):
     print("ESCAPED", *what, flush=True)
 
 def reached(numbers, *arguments):
-    """A system call, by its numbers on x86-64 and arm64: any answer but "not permitted" comes from behind the filter."""
+    """A system call, by its numbers on x86-64 and arm64: any answer but "not permitted" is the kernel's own."""
     result = libc.syscall(numbers[ARM], *arguments)
     code = ctypes.get_errno()
     if result != -1 or code not in (1, 38):
@@ -85,7 +85,10 @@ for number in range(3, 4096):
     # Secrets
     Attempt(
         "environment",
-        "if set(os.environ) - {'HOME', 'LANG', 'PWD', 'PYTHONHASHSEED', 'PYTHONDONTWRITEBYTECODE'}: escaped(os.environ)",
+        """
+if set(os.environ) - {"HOME", "LANG", "PWD", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE"}:
+    escaped(os.environ)
+""",
     ),
     Attempt(
         "expected answers in memory",
@@ -277,17 +280,34 @@ escaped(total)
     Attempt("sleep", "import time; time.sleep(600); escaped()"),
     Attempt("waiting for input", "import select; select.select([os.pipe()[0]], [], []); escaped()"),
     Attempt("endless loop", "while True: pass"),
-    Attempt("endless loop that holds off signals", "import signal; [signal.signal(n, signal.SIG_IGN) for n in (2, 15, 24)]\nwhile True: pass"),
+    Attempt(
+        "endless loop that ignores signals",
+        """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGXCPU):
+    signal.signal(number, signal.SIG_IGN)
+while True:
+    pass
+""",
+    ),
     Attempt("huge power", "print(len(str(9 ** 9 ** 9)))"),
     Attempt("endless match", "import re; re.match('(a*)*b', 'a' * 64); escaped()"),
     Attempt("deep recursion", "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()"),
     Attempt("deep source", "compile('(' * 50_000 + ')' * 50_000, '', 'eval'); escaped()"),
     Attempt("crash of the interpreter", "ctypes.string_at(0)"),
     # The next one to run
-    Attempt("a file for the next", "open('/tmp/left', 'w').write('x')", then="if os.path.exists('/tmp/left'): escaped()"),
+    Attempt(
+        "a file for the next",
+        "open('/tmp/left', 'w').write('x')",
+        then="if os.path.exists('/tmp/left'): escaped()",
+    ),
     Attempt(
         "a changed library for the next",
-        "import json, random, builtins\njson.dumps = builtins.len = random.seed = lambda *a: 1 / 0\nsys.modules['math'] = None",
+        """
+import builtins, json, random
+json.dumps = builtins.len = random.seed = lambda *a: 1 / 0
+sys.modules["math"] = None
+""",
         then="import json, math\nif len([1]) != 1 or json.dumps([1]) != '[1]' or math.pi < 3: escaped()",
     ),
     Attempt(
@@ -302,23 +322,49 @@ if hasattr(sys, "marked") or seen:
 """,
     ),
     # The verdict
-    Attempt("printing the verdict", "print('[\"compiled\", \"\"]\\nok passed true')\ndef f(x): return True", cheats=True),
+    Attempt(
+        "printing the verdict",
+        """
+print('["compiled", ""]\\n[0, "value", true]\\nall tests passed')
+def f(x): return True
+""",
+        cheats=True,
+    ),
     Attempt(
         "reporting results of its own",
-        "import json\nfor v in (True, 1, None, 'ok', [1]): os.write(4, json.dumps([0, 'value', v]).encode() + b'\\n')\ndef f(x): os._exit(0)",
+        """
+import json
+for value in (True, 1, None, "ok", "passed", [1]):
+    os.write(4, json.dumps([0, "value", value]).encode() + b"\\n")
+def f(x): os._exit(0)
+""",
         cheats=True,
     ),
     Attempt("leaving as if all were well", "os._exit(0)", cheats=True),
     Attempt(
         "an answer that equals everything",
-        "class All(str):\n    def __eq__(self, other): return True\n    __hash__ = str.__hash__\ndef f(x): return All('x')",
+        """
+class All(str):
+    __hash__ = str.__hash__
+    def __eq__(self, other): return True
+def f(x): return All("x")
+""",
         cheats=True,
     ),
     Attempt("not a number for an answer", "def f(x): return float('nan')", cheats=True),
-    Attempt("a deep answer", "def f(x): return os.write(4, b'[0, \"value\", ' + b'[' * 60_000 + b'\\n')", cheats=True),
+    Attempt(
+        "a deep answer",
+        "def f(x): os.write(4, b'[0, \"value\", ' + b'[' * 60_000 + b'\\n')",
+        cheats=True,
+    ),
     Attempt(
         "another serialiser",
-        "import json\nfor m in list(sys.modules.values()):\n    if hasattr(m, 'dumps'): m.dumps = lambda *a, **k: '[0, \"value\", true]'\ndef f(x): return None",
+        """
+for module in list(sys.modules.values()):
+    if hasattr(module, "dumps"):
+        module.dumps = lambda *a, **k: '[0, "value", true]'
+def f(x): return None
+""",
         cheats=True,
     ),
 ]

@@ -1,7 +1,7 @@
 """Which system calls a program in the sandbox may make: a seccomp filter as the kernel reads it, without libseccomp.
 
 What a single process of Python needs is allowed: files, memory, time, signals to itself, threads. All else fails with
-"not permitted": processes, other programs, sockets, mounts, namespaces, keys, tracing, io_uring, userfaultfd, bpf, perf.
+"not permitted": processes, other programs, sockets, mounts, namespaces, keys, tracing, io_uring, userfaultfd, bpf.
 Calls by another processor's convention (32-bit code on x86-64) end the process.
 """
 
