@@ -12,6 +12,7 @@ from typing import Any
 from experiments import overrides, stored
 from experiments.convert import ConvertConfig
 from infra.errors import ConfigError
+from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
@@ -41,7 +42,7 @@ FOLDERS = {
     "reproduce": "reproduce.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate"}
+SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate", "doctor": "doctor"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
@@ -142,6 +143,8 @@ class Config:
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     "Models from elsewhere and for elsewhere."
+    doctor: DoctorConfig = field(default_factory=DoctorConfig)
+    "What `r1 doctor` looks at."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     "Jobs; launch=local|slurm takes the usual settings of a place."
 

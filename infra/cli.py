@@ -89,7 +89,9 @@ COMMANDS = {
         function="infra.cli:plan",
         sections=("model", "cluster", "parallel", "plan"),
     ),
-    "doctor": Command(about="What this machine can run, and why not.", function="infra.cli:doctor", sections=()),
+    "doctor": Command(
+        about="What this machine can run, and why not.", function="infra.cli:doctor", sections=("doctor",)
+    ),
     "reproduce": Command(
         about="The whole journey: base, R1-Zero, table, figures, answers.",
         function="experiments.reproduce:run",
@@ -168,11 +170,6 @@ def _run(argv: list[str]) -> int:
     if "--help" in given or "-h" in given:
         print(_help(name, command, [text for text in given if text not in ("--help", "-h", *command.verbs)]))
         return 0
-    if not command.sections:
-        if given:
-            raise R1Error(f"r1 {name} {given[0]}: {name} takes no settings; leave it out")
-        return _function(command)() or 0
-
     if command.verbs:
         verb = given.pop(0) if given and given[0] in command.verbs else ""
         return _function(command)(_judge(name, given, launched=False), verb, given) or 0
@@ -285,9 +282,7 @@ def _overview() -> str:
 
 def _help(name: str, command: Command, given: list[str]) -> str:
     verbs = f" [{'|'.join(command.verbs)}]" if command.verbs else ""
-    title = f"r1 {name}{verbs}{' key=value ...' if command.sections else ''}: {command.about}"
-    if not command.sections:
-        return title
+    title = f"r1 {name}{verbs} key=value ...: {command.about}"
     from experiments.config import SHORT, Config, compose, group_options
     from infra import help as pages
 
@@ -306,12 +301,28 @@ def _help(name: str, command: Command, given: list[str]) -> str:
     return pages.page(title, groups, sections, bare=SHORT.get(name))
 
 
-def doctor() -> int:
-    """`r1 doctor`."""
+def doctor(cfg: "Config") -> int:
+    """`r1 doctor`; -> 1 where a program got out of the sandbox."""
     from infra import hardware
 
-    print(hardware.text(hardware.report()))
-    return 0
+    if not cfg.doctor.sandbox:
+        checks = hardware.report()
+        print(json.dumps(hardware.as_dict(checks), indent=2) if cfg.doctor.json else hardware.text(checks))
+        return 0
+    from rl.sandbox import escapes
+
+    def seen(outcome: escapes.Outcome) -> None:
+        if not cfg.doctor.json:
+            print(outcome, flush=True)
+
+    outcomes = escapes.run_all(seen)
+    summary = escapes.summary(outcomes)
+    print(
+        json.dumps(summary, indent=2)
+        if cfg.doctor.json
+        else f"{summary['attempts']} tried, {summary['escaped']} got out"
+    )
+    return int(summary["escaped"] > 0)
 
 
 def plan(cfg: "Config") -> int:

@@ -17,6 +17,10 @@ class CheckpointError(R1Error):
     """A checkpoint that cannot be read, written or fitted to the model."""
 
 
+class SandboxError(R1Error):
+    """Code of a model cannot be shut in, so it is not run."""
+
+
 class RunLocked(R1Error):
     """Another process works in the run folder."""
 

@@ -19,6 +19,16 @@ GIB = 2**30
 _NOBODY = 65534
 
 
+@dataclass(kw_only=True, slots=True)
+class DoctorConfig:
+    """What `r1 doctor` looks at."""
+
+    sandbox: bool = False
+    "Try to get out of the code sandbox instead, in every way of rl/sandbox/attempts.py, and say what came of each."
+    json: bool = False
+    "Print one JSON object; of the sandbox: attempts, escaped, and what came of each by its name."
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One line of the report."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, reward_checks, speculative, train
+from experiments.bench import decode, logging, reward_checks, sandbox, speculative, train
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "logging_overhead": logging.run,
     "speculative": speculative.run,
     "reward_checks": reward_checks.run,
+    "sandbox_runs": sandbox.run,
 }
 FOLDER = Path("runs/bench")
 

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from infra.errors import ConfigError
+from rl.tasks.code_config import CodeConfig
 from rl.types import Question
 from training.data.countdown import SHORT_TEMPLATE
 
@@ -109,7 +110,7 @@ class TaskConfig:
 
     names: list[str] = field(default_factory=lambda: ["countdown"])
     """Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations, derivatives;
-    number_words, facts, writing, refusal; gsm8k, svamp, math500, aime2024, amc2023, gpqa, math."""
+    number_words, facts, writing, refusal; gsm8k, svamp, math500, aime2024, amc2023, gpqa, math; code, livecodebench."""
     weights: list[float] = field(default_factory=list)
     "Share of each task, in the order of names; empty for equal shares."
     template: Template = Template.auto
@@ -120,6 +121,8 @@ class TaskConfig:
     "Data of gsm8k and its like: a .jsonl or .parquet file, or a folder with <name>/test.jsonl; empty: from the Hub."
     bad_rows: float = 0.0
     "Share of a data set's rows that may be unusable; they are counted and left out."
+    code: CodeConfig = field(default_factory=CodeConfig)
+    "Answers that are programs (code, livecodebench): how they are tried."
 
     def __post_init__(self) -> None:
         if not self.names:

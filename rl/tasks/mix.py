@@ -1,6 +1,7 @@
 """Builds the task that a TaskConfig names, and asks several by weight; the suites that an evaluation goes through."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import TYPE_CHECKING
 from infra.errors import ConfigError
 from rl.tasks.base import Prompter, Task, TaskConfig, prompter
 from rl.tasks.benchmarks import BENCHMARKS, BenchmarkTask, files_by_name
+from rl.tasks.code import Code
 from rl.tasks.countdown import Countdown
 from rl.tasks.derivatives import Derivatives
 from rl.tasks.general import RULES, GeneralTask
 from rl.tasks.gym import FAMILIES, GymTask
+from rl.tasks.problems import PROBLEMS, Problems
 from rl.types import Question
 
 if TYPE_CHECKING:
@@ -20,13 +23,14 @@ if TYPE_CHECKING:
 
 REASONING = (Countdown.name, *FAMILIES, Derivatives.name)
 GENERAL = tuple(RULES)
-NAMES = (*REASONING, *GENERAL, *BENCHMARKS)
+NAMES = (*REASONING, *GENERAL, *BENCHMARKS, Code.name)
 
 
 def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
     """The one task of cfg.names, or a mix of several; asked as the tokenizer's model reads it.
 
-    Raises ConfigError for a name that does not exist, and for a template that the model has not.
+    Raises ConfigError for a name that does not exist, and for a template that the model has not; with a tokenizer, as
+    then it will be asked, SandboxError for code where it cannot be run.
     """
     tasks = build_tasks(cfg, tokenizer)
     return tasks[0] if len(tasks) == 1 else Mix(tasks, cfg.weights or [1.0] * len(tasks), seed=cfg.seed)
@@ -35,7 +39,7 @@ def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
 def build_tasks(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> list[Task]:
     """The tasks of cfg.names, each by itself. Raises as build_task does."""
     template = cfg.template if tokenizer is None else prompter(cfg.template, tokenizer)
-    return [_task(name, cfg, template) for name in cfg.names]
+    return [_task(name, cfg, template, ready=tokenizer is not None) for name in cfg.names]
 
 
 def suite(cfg: TaskConfig, name: str) -> TaskConfig:
@@ -49,7 +53,13 @@ def suite(cfg: TaskConfig, name: str) -> TaskConfig:
     return replace(cfg, names=names[name], weights=[])
 
 
-def _task(name: str, cfg: TaskConfig, template: Prompter) -> Task:
+def _task(name: str, cfg: TaskConfig, template: Prompter, *, ready: bool) -> Task:
+    """ready: whether it will be asked, not only judged as a setting: what it needs of this machine has to be there."""
+    if name == Code.name:
+        return Code(cfg.code, seed=cfg.seed, template=template, ready=ready)
+    if name in PROBLEMS:
+        where = {"path": cfg.path, "bad_share": cfg.bad_rows}
+        return Problems(name, cfg.code, **where, seed=cfg.seed, template=template, ready=ready)
     if name == Countdown.name:
         return Countdown(seed=cfg.seed, template=template)
     if name == Derivatives.name:
@@ -86,3 +96,15 @@ class Mix:
     def score(self, question: Question, text: str) -> float:
         """The judgement of the question's own task."""
         return self.by_name[question.task].score(question, text)
+
+    def score_parts(self, question: Question, text: str) -> tuple[float, dict[str, float]]:
+        """The same with the parts that the task has besides, as code has."""
+        task = self.by_name[question.task]
+        by_parts = getattr(task, "score_parts", None)
+        return by_parts(question, text) if by_parts else (task.score(question, text), {})
+
+    def prepare(self, answers: Sequence[tuple[Question, str]]) -> None:
+        """Tell each task that judges in batches what it will be asked."""
+        for name, task in self.by_name.items():
+            if hasattr(task, "prepare"):
+                task.prepare([(question, text) for question, text in answers if question.task == name])

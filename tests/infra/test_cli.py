@@ -138,7 +138,7 @@ def gone(pid: int, within_s: float = 10.0) -> bool:
         (["pretrain", "parallel.nproc=3", "parallel.pipeline=2"], ["parallel.nproc=3", "multiple of 2"]),
         (["pretrain", "parallel.nproc=2", "parallel.expert=4"], ["parallel.expert=4", "2 processes"]),
         (["zero"], ["rl.checkpoint="]),
-        (["doctor", "rl.steps=3"], ["takes no settings"]),
+        (["doctor", "sandbx=true"], ["sandbx=true", "there is no such setting"]),
         (["pretrain", "run.dir=/dev/null/x"], ["run.dir=/dev/null/x", "another folder"]),
     ],
 )
