@@ -56,3 +56,9 @@ class Mix:
     def score(self, question: Question, text: str) -> float:
         """The judgement of the question's own task."""
         return self.by_name[question.task].score(question, text)
+
+    def score_parts(self, question: Question, text: str) -> tuple[float, dict[str, float]]:
+        """The same with the parts that the question's own task grades in, if it does."""
+        task = self.by_name[question.task]
+        by_parts = getattr(task, "score_parts", None)
+        return by_parts(question, text) if by_parts else (task.score(question, text), {})
