@@ -16,7 +16,7 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+(?:['\u2019][^\W\d_{_HAN}]+)*")
 _CHINESE = re.compile(f"[{_HAN}]")
 # Latin without marks and with those of borrowed words (naïve). Which of the Latin languages it is, is not asked.
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f'\u2019]+")
+_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
 _NEUTRAL = re.compile(r"</?(?:think|answer)>|`[^`\n]*`|\\[A-Za-z]+")
 
 
@@ -28,10 +28,10 @@ def language_share(text: str, target: Language) -> float:
 
     language_share("so 3+5=8, 太小", Language.english) is 1/3; language_share("3+5=8", Language.chinese) is 1.
     """
-    words = [word for word in _WORD.findall(_prose(text)) if len(word) > 1 or _CHINESE.match(word)]
+    words = [word for word in _WORD.findall(_prose(text)) if _CHINESE.match(word) or sum(map(str.isalpha, word)) > 1]
     if not words:
         return 1.0
-    is_target = _CHINESE.match if target is Language.chinese else _LATIN.fullmatch
+    is_target = _CHINESE.match if target is Language.chinese else _LATIN.match
     return sum(is_target(word) is not None for word in words) / len(words)
 
 

@@ -38,7 +38,8 @@ def read_part(text: str, reads: Reads) -> str:
 def encode(tokenizer: Tokenizer, prompts: list[str], texts: list[str], limit: int) -> list[list[int]]:
     """Token ids of prompt + text + end for each; of what is longer than `limit` tokens the end is kept."""
     rows = tokenizer.encode_batch([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
-    return [[*ids, tokenizer.eos_id][-limit:] for ids in rows]
+    end = tokenizer.eos_id  # which a response that a model ended has already
+    return [(ids if ids and ids[-1] == end else [*ids, end])[-limit:] for ids in rows]
 
 
 def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair], reads: Reads, limit: int) -> list[PairRows]:

@@ -45,8 +45,8 @@ Better: A
 or
 Better: B"""
 
-_SCORE = re.compile(r"score:\s*([1-5])(?:\s*/\s*5)?\.?", re.ASCII | re.IGNORECASE)
-_BETTER = re.compile(r"better:\s*([AB])\.?", re.ASCII | re.IGNORECASE)
+_SCORE = re.compile(r"score:\s*\**\s*([1-5])(?:\s*/\s*5)?\.?", re.ASCII | re.IGNORECASE)
+_BETTER = re.compile(r"better:\s*\**\s*([AB])\.?", re.ASCII | re.IGNORECASE)
 _LAST = 200
 "Characters at the end of a verdict in which its last line has to be."
 
@@ -93,4 +93,4 @@ def _mark(*texts: str) -> str:
 
 def _last_line(verdict: str) -> str:
     lines = verdict.rstrip()[-_LAST:].splitlines() or [""]
-    return lines[-1].strip().strip("*_#` ").replace("**", "")
+    return lines[-1].strip().strip("*_#` ")
