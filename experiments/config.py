@@ -16,12 +16,14 @@ from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
-from modeling.config import ModelConfig, Modules
+from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
+from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
+from rl.rlaif_config import RLAIFConfig
 from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
 from rl.tasks.mix import build_task
@@ -40,13 +42,15 @@ FOLDERS = {
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
+    "reward_model": "reward_model.checkpoint",
+    "rlaif": "rlaif.checkpoint",
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate", "doctor": "doctor"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
-STAGED = ("pretrain", "zero", "reproduce")
+STAGED = ("pretrain", "zero", "reproduce", "reward_model")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
 ANSWER_TOKENS = 16
@@ -131,6 +135,10 @@ class Config:
     "What is asked."
     reward: RewardConfig = field(default_factory=RewardConfig)
     "What is paid for."
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
+    "Training a reward model."
+    rlaif: RLAIFConfig = field(default_factory=RLAIFConfig)
+    "Preference pairs from a judge."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     "How answers are drawn."
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -151,6 +159,9 @@ class Config:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise ConfigError("scale", self.scale, "is no scale", f"choose one of {', '.join(SCALES)}")
+        if self.model.head is not Head.tokens:
+            problem = "a reward model writes no text and is no start for training"
+            raise ConfigError("model.head", self.model.head.name, problem, "give a language model (model.head=tokens)")
         _check_lengths(self)
         _check_questions(self)
         _check_layout(self)
@@ -229,7 +240,8 @@ def _check_layout(cfg: Config) -> None:
     if not cfg.plan.search:
         check_model(cfg.model, layout)
     whole = layout.tensor == 1 and not layout.zero1
-    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer)):
+    more = [("reward_model", cfg.reward_model.optimizer)]
+    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer), *more):
         if optimizer.name is OptimizerName.muon and not whole:
             raise ConfigError(
                 f"{key}.optimizer.name",
@@ -285,10 +297,14 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    if ready and command in ("zero", "evaluate") and not texts.get(key):
+    if ready and command in ("zero", "evaluate", "reward_model", "rlaif") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
     if ready:
         judged.convert.check(command)
+        if judged.reward.judge_weight:
+            judged.reward.judge.check("reward.judge")
+        if command == "rlaif":
+            judged.rlaif.judge.check("rlaif.judge")
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 
@@ -329,7 +345,9 @@ def to_dict(value: Any) -> Any:
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
 _DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
-_DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
+_DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
+_DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))
+_DECIDE_RESULT = ("pretrain.", "rl.", "reward_model.", "evaluate.questions", "evaluate.samples")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -353,7 +371,7 @@ def refuse_other_run(cfg: Config, folder: Path) -> None:
     before, now = _flat(old), _flat(to_dict(cfg))
     for key in [key for key in now if key in before]:
         decides = key.startswith(_DECIDE_ALWAYS) or (finished and key.startswith(_DECIDE_RESULT))
-        if decides and before[key] != now[key]:
+        if decides and key not in _DECIDE_NEVER and before[key] != now[key]:
             problem = f"the run in {folder} has {before[key]}"
             raise ConfigError(key, now[key], problem, "set that, or another run.dir")
 

@@ -62,6 +62,21 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "reward_model": Command(
+        about="Train a reward model on preference pairs, from the language model reward_model.checkpoint.",
+        function="experiments.preferences:reward_model",
+        sections=("scale", "run", "reward_model", "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "rlaif": Command(
+        about="Write preference pairs: rlaif.checkpoint answers, a judge compares by written principles.",
+        function="experiments.preferences:rlaif",
+        sections=("scale", "run", "rlaif", "task", "sampling", "parallel"),
+        ranks=True,
+        writes=True,
+    ),
     "evaluate": Command(
         about="Measure the model evaluate.checkpoint on held-out questions.",
         function="experiments.stages:evaluate",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from infra.errors import ConfigError
 from modeling import cpu, fp8
-from modeling.config import DType, Experts, Fp8, ModelConfig, Modules
+from modeling.config import DType, Experts, Fp8, Head, ModelConfig, Modules
 
 cpu.install()
 
@@ -44,6 +44,7 @@ from modeling.fp8_modules import Fp8Experts, use_fp8  # noqa: E402
 from modeling.grouped import GroupedCore  # noqa: E402
 from modeling.mtp import MTPLayer  # noqa: E402
 from modeling.router import Router  # noqa: E402
+from modeling.score_head import ScoreModel  # noqa: E402
 
 
 def build_model(
@@ -69,7 +70,8 @@ def build_model(
     layers, else Megatron's recompute_modules.
 
     model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives the loss per token
-    [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]. attention_mask is None (causal) or bool
+    [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]; with cfg.head=score and any labels it gives
+    scores [batch, seq]. attention_mask is None (causal) or bool
     [batch, 1, seq, seq], True where hidden.
     """
     sizes = dict(tp=tp, pp=pp, ep=ep, cp=cp, sequence_parallel=sequence_parallel, vp=vp)
@@ -94,7 +96,8 @@ def build_model(
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
             layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = RMSNorm
-    model = GPTModel(
+    score = cfg.head is Head.score
+    model = (ScoreModel if score else GPTModel)(
         config,
         block,
         vocab_size=cfg.vocab_size,
@@ -105,7 +108,7 @@ def build_model(
         rotary_base=cfg.rope_theta,  # with latent attention these three are the config's
         rope_scaling=cfg.is_dense and cfg.rope_factor != 1,
         rope_scaling_factor=cfg.rope_factor,
-        share_embeddings_and_output_weights=cfg.tie_word_embeddings,
+        share_embeddings_and_output_weights=cfg.tie_word_embeddings and not score,
         mtp_block_spec=mtp,
         vp_stage=stage,
     )

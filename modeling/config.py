@@ -30,6 +30,13 @@ class ScoringFunc(Enum):
     softmax = "softmax"
 
 
+class Head(Enum):
+    """What the last layer says of each token: logits over the vocabulary, or one number (modeling/score_head.py)."""
+
+    tokens = "tokens"
+    score = "score"
+
+
 class Experts(Enum):
     """Which module computes the routed experts."""
 
@@ -147,6 +154,8 @@ class ModelConfig:
     """Standard deviation of the initial weights."""
     dtype: DType = DType.fp32
     """Type of parameters and activations."""
+    head: Head = Head.tokens
+    """tokens: a language model; score: one number a token, as reward models have it, made by r1 reward_model."""
     experts: Experts = Experts.auto
     """Routed experts' module: grouped needs Transformer Engine, batched is for CPU; auto takes the fastest at hand."""
     modules: Modules = Modules.auto
@@ -215,7 +224,8 @@ class ModelConfig:
         layers = self.num_hidden_layers * (self._attention_params() + 2 * self.hidden_size)
         layers += self.first_k_dense_replace * self._dense_params()
         layers += self.num_moe_layers * self._moe_params(self.n_routed_experts)
-        total = layers + (2 - self.tie_word_embeddings) * self.vocab_size * self.hidden_size + self.hidden_size
+        head = 1 if self.head is Head.score else self.vocab_size * (not self.tie_word_embeddings)
+        total = layers + (self.vocab_size + head + 1) * self.hidden_size
         return total + (self._mtp_params(self.n_routed_experts) if mtp else 0)
 
     def active_params(self, mtp: bool = False) -> int:
@@ -315,6 +325,10 @@ def _check(cfg: ModelConfig) -> None:
     for key in positive:
         if getattr(cfg, key) <= 0:
             reject(key, "has to be positive", f"set model.{key} above 0")
+    if cfg.head is Head.score and cfg.num_nextn_predict_layers:
+        reject(
+            "num_nextn_predict_layers", "model.head=score predicts no tokens", "set model.num_nextn_predict_layers=0"
+        )
     if cfg.is_dense:
         _check_dense(cfg, reject)
         _check_fp8(cfg, reject)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from infra.errors import CheckpointError, ConfigError
 from modeling import cpu, hf_files, hf_names
-from modeling.config import CONTEXT_FIELDS, ModelConfig
+from modeling.config import CONTEXT_FIELDS, Head, ModelConfig
 from modeling.hf_files import CONFIG, INDEX, WEIGHTS, Spec, Stored, some
 from modeling.hf_names import Slot
 
@@ -36,25 +36,30 @@ def config_from(folder: Path) -> ModelConfig:
 def load_pretrained(module: nn.Module, cfg: ModelConfig, folder: Path) -> None:
     """Fill the bare network (GPTModel) from a Hugging Face folder; each rank takes its part, tensor by tensor.
 
-    Every rank calls it; dtypes may differ, FP8 is dequantised. An MTP module that cfg leaves out is passed over. Raises
-    CheckpointError, before a weight has changed, that lists what differs: settings, or tensors missing, left over or of
-    another shape.
+    Every rank calls it; dtypes may differ, FP8 is dequantised. An MTP module that cfg leaves out is passed over; a
+    network that scores takes a language model's weights and keeps its own head. Raises CheckpointError, before a weight
+    has changed, that lists what differs: settings, or tensors missing, left over or of another shape.
     """
     folder = Path(folder)
     saved = config_from(folder)
+    new_head = cfg.head is Head.score and saved.head is Head.tokens
+    free = (*_FREE_FIELDS, "head") if new_head else _FREE_FIELDS
     differ = [
         f"{f.name}={getattr(saved, f.name)} (here {getattr(cfg, f.name)})"
         for f in fields(cfg)
-        if f.name not in _FREE_FIELDS and getattr(saved, f.name) != getattr(cfg, f.name)
+        if f.name not in free and getattr(saved, f.name) != getattr(cfg, f.name)
     ]
     if differ:
+        if saved.head is not cfg.head and not new_head:
+            raise CheckpointError(f"{folder}: is a reward model, which writes no text; give a language model")
         raise CheckpointError(f"{folder}: another model: {', '.join(differ)}; set the same under model")
     stored = hf_files.headers(folder)
     check_tensors(folder, stored, cfg, saved)
     rank = _tensor_rank() if module.config.tensor_model_parallel_size > 1 else 0
     wanted: dict[str, list[Slot]] = {}
     for slot in _slots(module, cfg):
-        wanted.setdefault(slot.name, []).append(slot)  # two, where a pipeline stage holds a copy
+        if not (new_head and slot.name == hf_names.SCORE):
+            wanted.setdefault(slot.name, []).append(slot)  # two, where a pipeline stage holds a copy
     with torch.no_grad():
         for tensor, value in hf_files.read(stored[name] for name in wanted):
             for slot in wanted[tensor.name]:
@@ -126,6 +131,8 @@ def check_tensors(folder: Path, stored: dict[str, Stored], cfg: ModelConfig, sav
     cfg may leave out MTP modules of the folder, whose own config is `saved`.
     """
     expected = hf_names.expected(cfg)
+    if saved.head is not cfg.head:
+        del expected[hf_names.SCORE]
     layers = cfg.num_hidden_layers
     left_out = range(layers + cfg.num_nextn_predict_layers, layers + saved.num_nextn_predict_layers)
     missing = [name for name in expected if name not in stored]

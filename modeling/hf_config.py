@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infra.errors import ConfigError
-from modeling.config import DType, Family, ModelConfig, ScoringFunc
+from modeling.config import DType, Family, Head, ModelConfig, ScoringFunc
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 "quantization_config of weights in FP8 with a scale for each block (modeling/hf_fp8.py)."
@@ -32,6 +32,8 @@ _COMMON = (
     "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size max_position_embeddings "
     "rms_norm_eps"
 ).split()
+_WRITES, _SCORES = "ForCausalLM", "ForSequenceClassification"
+"How transformers' names of architectures end: with a head of tokens, and of a score."
 _COMMON_OPTIONAL = "rope_theta initializer_range tie_word_embeddings".split()
 _LATENT = (
     "kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim first_k_dense_replace n_routed_experts "
@@ -104,6 +106,9 @@ def to_dict(cfg: ModelConfig) -> dict[str, Any]:
         "attention_dropout": 0.0,
         "torch_dtype": "bfloat16" if cfg.dtype is DType.bf16 else "float32",
     }
+    if cfg.head is Head.score:
+        hf["architectures"] = [kind.architecture.replace(_WRITES, _SCORES)]
+        hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
     if not cfg.is_dense:
         hf["num_key_value_heads"] = cfg.num_attention_heads
     if cfg.rope_factor != 1 and cfg.is_dense:
@@ -138,6 +143,11 @@ def from_dict(hf: dict[str, Any]) -> ModelConfig:
         fields["q_lora_rank"] = hf.get("q_lora_rank")
         fields["num_nextn_predict_layers"] = hf.get("num_nextn_predict_layers") or 0
         fields["scoring_func"] = ScoringFunc(kind.fixed["scoring_func"][0])
+    if any(str(name).endswith(_SCORES) for name in hf.get("architectures") or []):
+        labels = len(hf.get("id2label") or {}) or hf.get("num_labels")
+        if labels != 1:
+            raise ConfigError("num_labels", labels, "a reward model gives one number", "give another model")
+        fields |= {"head": Head.score, "num_nextn_predict_layers": 0}
     fields["dtype"] = DType.bf16 if "bfloat16" in str(hf.get("torch_dtype", hf.get("dtype"))) else DType.fp32
     return ModelConfig(family=kind.family, **fields | _rope_fields(rope))
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from modeling.config import ModelConfig
+from modeling.config import Head, ModelConfig
 
+SCORE = "score.weight"
+"The head of a network that scores, as transformers' models for sequence classification have it."
 # Several names on the right share the rows of the Megatron tensor, in this order. {e} is the expert; on the right
 # alone, the Megatron tensor holds one slice [e] for each.
 _MODEL: dict[str, tuple[str, ...]] = {
@@ -122,6 +124,8 @@ def slots(
     elif found := _MTP_LAYER.fullmatch(name):
         number = cfg.num_hidden_layers + int(found[1])
         prefix, rest, table = f"model.layers.{number}.", found[3], layers if found[2] else _MTP
+    elif name == "output_layer.weight" and cfg.head is Head.score:
+        table = {name: (SCORE,)}
     elif name == "output_layer.weight" and cfg.tie_word_embeddings:  # of a pipeline stage without the embedding
         rest = "embedding.word_embeddings.weight"
 
@@ -158,7 +162,9 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         moe = number >= cfg.first_k_dense_replace
         found |= {f"model.layers.{number}.{name}": shape for name, shape in _layer_shapes(cfg, moe).items()}
     found["model.norm.weight"] = (h,)
-    if not cfg.tie_word_embeddings:
+    if cfg.head is Head.score:
+        found[SCORE] = (1, h)
+    elif not cfg.tie_word_embeddings:
         found["lm_head.weight"] = (vocab, h)
     for depth in range(cfg.num_nextn_predict_layers):
         mtp = _layer_shapes(cfg, True) | {"enorm.weight": (h,), "hnorm.weight": (h,), "eh_proj.weight": (h, 2 * h)}
@@ -231,6 +237,6 @@ def is_spare(name: str, cfg: ModelConfig) -> bool:
     """Whether a Hugging Face tensor repeats what the model has anyway: copies of embedding and head, rotary tables."""
     layer = layer_of(name)
     if layer is None:
-        return name == "lm_head.weight" and cfg.tie_word_embeddings
+        return name == "lm_head.weight" and (cfg.tie_word_embeddings or cfg.head is Head.score)
     rest = name.split(".", 3)[3]
     return (rest in _MTP_COPIES and layer >= cfg.num_hidden_layers) or rest == "self_attn.rotary_emb.inv_freq"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from rl.reflection import reflects
-from rl.types import Group
+from rl.types import Completion, Group
 
 
 def rollout_metrics(groups: list[Group]) -> dict[str, float]:
@@ -14,8 +14,7 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
     tokens = sum(len(c.tokens) for c in answers)
     metrics = {
         "rl/reward/mean": _mean([c.reward for c in answers]),
-        "rl/reward/accuracy": _mean([c.breakdown["accuracy"] for c in answers]),
-        "rl/reward/format": _mean([c.breakdown["format"] for c in answers]),
+        **{f"rl/reward/{part}": _mean(values) for part, values in _parts(answers).items()},
         "rl/response_tokens": tokens / len(answers),
         "rl/thinking_tokens": _mean([c.thinking_tokens for c in answers]),
         "rl/truncated_frac": _mean([not c.stopped for c in answers]),
@@ -27,6 +26,12 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
         if some:
             metrics[f"rl/response_tokens_{name}"] = _mean([len(c.tokens) for c in some])
     return metrics
+
+
+def _parts(answers: list[Completion]) -> dict[str, list[float]]:
+    """Each part of the breakdowns with its values, from the answers that have it."""
+    names = dict.fromkeys(name for c in answers for name in c.breakdown)
+    return {name: [c.breakdown[name] for c in answers if name in c.breakdown] for name in names}
 
 
 def staleness(groups: list[Group], updates: int) -> float:

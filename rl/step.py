@@ -1,7 +1,7 @@
 """One GRPO step (DSM algorithm 1; R1 §2.2.1): ask, answer, score, compare within the group, update."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,7 +15,7 @@ from rl.metrics import rollout_metrics, staleness
 from rl.objectives.grpo import grpo_loss
 from rl.policy import Reference
 from rl.questions import Questions
-from rl.rewards.base import RewardConfig, score_groups
+from rl.rewards.base import Reward, RewardConfig, score_groups
 from rl.rollout.ahead import OneStepOff
 from rl.rollout.engine import RolloutEngine
 from rl.tasks.base import Task
@@ -52,10 +52,12 @@ def rl_step(
     *,
     seed: int,
     ahead: OneStepOff | None = None,
+    more_rewards: Sequence[Reward] = (),
 ) -> tuple[dict[str, float], list[Group]]:
     """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups.
 
-    ahead: has this step's answers written during the one before, and takes the order for the next.
+    ahead: has this step's answers written during the one before, and takes the order for the next. more_rewards: what
+    is paid beside the rules in this step (rl/rewards/build.py).
     """
     phase, step = Phases(), state.step
     with phase("rollout"):
@@ -63,7 +65,7 @@ def rl_step(
         groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
 
     with phase("reward"):
-        score_groups(groups, task, reward)
+        score_groups(groups, task, reward, more_rewards)
         rewards = torch.tensor([[c.reward for c in g.completions] for g in groups], dtype=torch.float64)
         advantages = group_advantages(rewards, cfg.advantage)  # R1 eq. 3
         for group, row in zip(groups, advantages.tolist(), strict=True):

@@ -47,7 +47,7 @@ class Completion:
     reward: float = 0.0
     "What it earned."
     breakdown: dict[str, float] = field(default_factory=dict)
-    "The parts of it by name, each 0 to 1 and not yet weighted: accuracy, format."
+    "The parts of it by name, not yet weighted: accuracy, format, and those of further rewards that apply to it."
     advantage: float = 0.0
     "Reward compared with the group's, for every token of it."
 

@@ -95,6 +95,11 @@ def token_logprobs(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Te
     return outputs
 
 
+def token_scores(model: nn.Module, micro_batches: list[MicroBatch]) -> list[Tensor]:
+    """What a network with model.head=score says of each token; shapes and conditions as token_logprobs'."""
+    return [-output for output in token_logprobs(model, micro_batches)]
+
+
 def _forward_backward(
     model: nn.Module, micro_batches: list[MicroBatch], loss_fn: LossFn, mtp: bool
 ) -> list[dict[str, Tensor]]:

@@ -1,13 +1,17 @@
-"""What an answer earns: accuracy and format by rule, their sum (R1 §2.2.2), and the parts kept beside it.
+"""What an answer earns: a weighted sum of named rewards (R1 §2.2.2, §2.3.2, §2.3.4), the parts kept beside it.
 
-No rule looks at length or at self-checks.
+Rules judge an answer by itself and always count; others look at whole groups (reward models, a judge, Kimi's length)
+and may not apply to a question. No rule looks at length or at self-checks.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from infra.errors import ConfigError
 from rl.rewards.format import format_ok
+from rl.rewards.judge_config import JudgeConfig
+from rl.rewards.language import language_reward
 from rl.types import Group, Question
 
 
@@ -21,6 +25,20 @@ class RewardConfig:
     "Reward of the right format, whether the answer is right or not."
     tests: float = 0.0
     "Reward of a program that passes some of its tests, in proportion; accuracy pays for all of them alone."
+    language: float = 0.0
+    "Reward of thinking all in the question's language, in proportion to the share of its words (R1 §2.3.2)."
+    helpful: str = ""
+    "Folder of a reward model that reads the summary, for general questions; made by r1 reward_model; empty: none."
+    helpful_weight: float = 1.0
+    "Reward of the best summary in its eyes."
+    harmless: str = ""
+    "Folder of a reward model that reads the whole response, for general questions; empty: none."
+    harmless_weight: float = 1.0
+    "Reward of the best response in its eyes."
+    judge_weight: float = 0.0
+    "Reward of the best answer in the judge's eyes, for general questions; 0: the judge is not asked."
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    "The model that judges."
 
     def __post_init__(self) -> None:
         if not 0 < self.accuracy < float("inf"):
@@ -31,8 +49,9 @@ class RewardConfig:
             raise ConfigError(
                 "reward.format", self.format, "has to be at least 0 and less than a right answer earns", "set 0.1"
             )
-        if not 0 <= self.tests < float("inf"):
-            raise ConfigError("reward.tests", self.tests, "has to be 0 or more, and finite", "set 0.2")
+        for key in ("tests", "language", "helpful_weight", "harmless_weight", "judge_weight"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"reward.{key}", getattr(self, key), "has to be 0 or more, and finite", "set 0.1")
 
 
 class Judge(Protocol):
@@ -45,22 +64,51 @@ class Judge(Protocol):
         ...
 
 
+class Reward(Protocol):
+    """A reward that looks at more than one answer at a time. It sees the rules' parts in each breakdown."""
+
+    name: str
+    "Its key in the breakdown."
+    weight: float
+    "What 1 of it pays."
+
+    def __call__(self, groups: list[Group]) -> list[list[float | None]]:
+        """[question][group] values, not weighted; None where it does not apply. Every rank calls it and gets all."""
+        ...
+
+
+def is_general(question: Question) -> bool:
+    """Whether preferences judge it, beside rules (R1 §2.3.4); its task says so in meta["general"]."""
+    return bool(question.meta.get("general"))
+
+
 def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tuple[float, dict[str, float]]:
-    """-> (reward, breakdown); breakdown has accuracy and format, each 0 or 1, and what the task adds, as tests.
+    """The rules alone: -> (reward, breakdown), with accuracy, format, what the task adds, language where it is paid.
 
     With the defaults: right in the right format 1.1, right in another 1.0, wrong in the right format 0.1, else 0.0.
+    The task's further parts are kept; of them only tests (of code) is paid, where cfg.tests says so.
     """
     by_parts = getattr(task, "score_parts", None)
     accuracy, more = by_parts(question, text) if by_parts else (task.score(question, text), {})
     well_formed = float(format_ok(text))
     reward = cfg.accuracy * accuracy + cfg.format * well_formed + cfg.tests * more.get("tests", 0.0)
-    return reward, {"accuracy": accuracy, "format": well_formed} | more
+    breakdown = {"accuracy": accuracy, "format": well_formed} | more
+    if cfg.language:
+        breakdown["language"] = language_reward(question, text)
+        reward += cfg.language * breakdown["language"]
+    return reward, breakdown
 
 
-def score_groups(groups: list[Group], task: Judge, cfg: RewardConfig) -> None:
-    """Set reward and breakdown of every completion."""
+def score_groups(groups: list[Group], task: Judge, cfg: RewardConfig, more: Sequence[Reward] = ()) -> None:
+    """Set reward and breakdown of every completion: the rules', then those of `more`, one after another."""
     if hasattr(task, "prepare"):
         task.prepare([(group.question, c.text) for group in groups for c in group.completions])
     for group in groups:
         for completion in group.completions:
             completion.reward, completion.breakdown = score(completion.text, group.question, task, cfg)
+    for reward in more:
+        for group, values in zip(groups, reward(groups), strict=True):
+            for completion, value in zip(group.completions, values, strict=True):
+                if value is not None:
+                    completion.reward += reward.weight * value
+                    completion.breakdown[reward.name] = value

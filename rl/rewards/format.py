@@ -14,3 +14,14 @@ def format_ok(text: str) -> bool:
     if any(text.count(tag) != 1 for tag in TAGS):
         return False
     return text[text.index("</think>") + len("</think>") :].lstrip().startswith("<answer>")
+
+
+def summary_of(text: str) -> str:
+    """What a reader is shown: all behind the first </think>, without the answer's tags; empty while it still thinks.
+
+    A response without thinking is all summary. Behind the first, because whatever follows it is shown.
+    """
+    thinking, closed, rest = text.partition("</think>")
+    if not closed:
+        rest = "" if "<think>" in thinking else text
+    return rest.replace("<answer>", "").replace("</answer>", "").strip()

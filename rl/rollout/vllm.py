@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from infra.errors import ConfigError, R1Error
+from infra.http_client import Client
 from modeling import hf
 from modeling.config import DType, ModelConfig
 from modeling.sampling import Sampled, SamplingConfig
 from modeling.tokenizer import EOS, PAD, Tokenizer
 from rl.config import Placement, RolloutConfig, WeightSync
 from rl.rollout.sharing import Share, SharingEngine, answer_seed
-from rl.rollout.vllm_server import MODEL, Client, Server
+from rl.rollout.vllm_server import MODEL, Server
 from rl.types import Completion, Question
 from training import parallel
 from training.whole import Whole
@@ -57,7 +58,8 @@ class VLLMEngine(SharingEngine):
         if not cfg.vllm.url:
             parallel.on_main(self._prepare_server)
         url = cfg.vllm.url if self.server is None else self.server.url
-        self.client = Client(url, retries=cfg.vllm.retries)
+        remedy = "see whether the server lives, or set rl.rollout.vllm.retries higher"
+        self.client = Client(url, retries=cfg.vllm.retries, who="vLLM", remedy=remedy)
 
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Export the weights (rank 0) and have the server read them. A network in parts is gathered for that."""

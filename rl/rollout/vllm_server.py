@@ -1,23 +1,19 @@
-"""vLLM's server as a process of its own, in its own environment, and its HTTP: the OpenAI completions API for answers,
-its development endpoints for weights and sleep.
+"""vLLM's server as a process of its own, in its own environment.
 
 Nothing of vLLM is imported: its pins clash with ours.
 """
 
 import http.client
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 from infra.errors import ConfigError, R1Error
+from infra.http_client import direct
 
 MODEL = "policy"
 "Name under which a server that we start knows the weights, whatever their version."
@@ -26,44 +22,6 @@ MODEL = "policy"
 _DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 # What torchrun and SLURM say to a rank would lead vLLM's own workers astray.
 _RANK_VARIABLES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT PYTHONPATH".split()
-
-
-class Client:
-    """HTTP with a server, with repeated attempts where another may help: no connection, or an error of the server."""
-
-    def __init__(self, url: str, *, retries: int, first_pause_s: float = 0.5) -> None:
-        self.url, self.retries, self.first_pause_s = url.rstrip("/"), retries, first_pause_s
-        self._open = _opener().open
-
-    def post(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
-        """The JSON answer, None where it is empty. Raises R1Error where no attempt brings one, or it is refused."""
-        data = json.dumps(body or {}).encode()
-        return self._ask(urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"}), timeout_s)
-
-    def get(self, path: str, *, timeout_s: float) -> Any:
-        """As post."""
-        return self._ask(urllib.request.Request(self.url + path), timeout_s)
-
-    def _ask(self, request: urllib.request.Request, timeout_s: float) -> Any:
-        for attempt in range(self.retries + 1):
-            try:
-                with self._open(request, timeout=timeout_s) as response:
-                    text = response.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                problem = f"status {error.code}: {_first_line(error.read())}"
-                if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                    raise R1Error(f"vLLM refuses {request.full_url}: {problem}") from error
-            except (OSError, http.client.HTTPException) as error:
-                problem = str(getattr(error, "reason", None) or error or type(error).__name__)
-            except ValueError:
-                problem = f"no JSON but {_first_line(text)}"
-            if attempt < self.retries:
-                time.sleep(min(self.first_pause_s * 2**attempt, 10.0))
-        raise R1Error(
-            f"vLLM does not answer {request.full_url} in {self.retries + 1} attempts ({problem}); see whether the "
-            "server lives, or set rl.rollout.vllm.retries higher"
-        )
 
 
 class Server:
@@ -136,27 +94,10 @@ class Server:
 
     def _healthy(self) -> bool:
         try:
-            with _opener().open(f"{self.url}/health", timeout=5) as response:
+            with direct().open(f"{self.url}/health", timeout=5) as response:
                 return response.status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Straight to the server: a proxy meant for the internet knows no cluster's addresses."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-
-def _first_line(text: bytes) -> str:
-    """What a server said, short and printable."""
-    try:
-        told = json.loads(text)
-        told = told.get("error", told) if isinstance(told, dict) else told
-        text = str(told.get("message", told) if isinstance(told, dict) else told).encode()
-    except ValueError:
-        pass
-    lines = text.decode(errors="replace").strip().splitlines() or ["nothing"]
-    return "".join(c if c.isprintable() else " " for c in lines[0])[:200]
 
 
 def _last_line(log: Path) -> str:

@@ -16,6 +16,7 @@ from rl.metrics import sample_rows
 from rl.policy import Reference
 from rl.questions import Questions
 from rl.rewards.base import RewardConfig
+from rl.rewards.build import build_rewards
 from rl.rollout.ahead import OneStepOff
 from rl.rollout.build import build_engine
 from rl.rollout.engine import RolloutEngine
@@ -78,7 +79,7 @@ def run(
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
-    task = build_task(task_cfg, tokenizer)
+    task, more_rewards = build_task(task_cfg, tokenizer), build_rewards(reward, modules)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = Questions(task)
@@ -93,7 +94,8 @@ def run(
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh()
         now = schedule.at(state.step)
-        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed, ahead=ahead)
+        beside = dict(seed=seed, ahead=ahead, more_rewards=more_rewards)
+        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, **beside)
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 

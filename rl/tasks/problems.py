@@ -5,6 +5,7 @@ functional}; the private ones also as base64 of zlib of a pickled string), start
 """
 
 import base64
+import binascii
 import io
 import json
 import pickle
