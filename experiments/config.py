@@ -19,7 +19,9 @@ from modeling.config import ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
+from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
+from rl.objective_config import ObjectiveName
 from rl.rewards.base import RewardConfig
 from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
@@ -31,11 +33,13 @@ from training.layout import check_model
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
+STAGES = {"pretrain": "pretrain", "reproduce": "reproduce", "ppo": "ppo", "dpo": "dpo"}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
     "zero": "rl.checkpoint",
+    "ppo": "rl.checkpoint",
+    "dpo": "dpo.checkpoint",
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
@@ -43,8 +47,10 @@ FOLDERS = {
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-STAGED = ("zero", "reproduce")
+STAGED = ("zero", "ppo", "dpo", "reproduce")
 "Commands of FOLDERS that train."
+FILES = {"dpo": "dpo.data"}
+"The setting that names the file which a command reads."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
 "Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
@@ -121,7 +127,9 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     "The pre-training stage."
     rl: RLConfig = field(default_factory=RLConfig)
-    "The GRPO stage."
+    "The RL stage."
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    "The DPO stage."
     task: TaskConfig = field(default_factory=TaskConfig)
     "What is asked."
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -216,7 +224,8 @@ def _check_layout(cfg: Config) -> None:
     if not cfg.plan.search:
         check_model(cfg.model, layout)
     whole = layout.tensor == 1 and not layout.zero1
-    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer)):
+    stages = ("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer), ("dpo", cfg.dpo.optimizer)
+    for key, optimizer in (*stages, ("rl.ppo", cfg.rl.ppo.optimizer)):
         if optimizer.name is OptimizerName.muon and not whole:
             raise ConfigError(
                 f"{key}.optimizer.name",
@@ -266,8 +275,16 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    if ready and command in ("zero", "evaluate") and not texts.get(key):
+    if ready and command in ("zero", "ppo", "dpo", "evaluate") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    if ready and command == "dpo" and not Path(judged.dpo.data).is_file():
+        problem = "is not there" if judged.dpo.data else "there are no preference pairs"
+        raise ConfigError(
+            "dpo.data", judged.dpo.data, problem, "give a JSONL or Parquet file of prompt, chosen, rejected"
+        )
+    if command == "ppo" and judged.rl.objective.name is not ObjectiveName.ppo:
+        name = judged.rl.objective.name.name
+        raise ConfigError("rl.objective.name", name, "r1 ppo is PPO", "leave it out, or take r1 zero")
     if ready:
         judged.convert.check(command)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
@@ -304,8 +321,8 @@ def to_dict(value: Any) -> Any:
 
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
-_DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
-_DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
+_DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_RESULT = ("pretrain.", "rl.", "dpo.", "evaluate.questions", "evaluate.samples")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
