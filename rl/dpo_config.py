@@ -15,8 +15,6 @@ class DPOConfig:
     "The model to start from, and the reference: a run, a checkpoint or a Hugging Face folder."
     data: str = ""
     "JSONL or Parquet file of {prompt, chosen, rejected}: a prompt as the model reads it, and two responses to it."
-    bad_share: float = 0.0
-    "Share of the rows that may be unusable (no text, both answers the same); more than that are refused."
     held_out: float = 0.1
     "Share of the prompts, chosen by hash, whose pairs are only evaluated on; 0 for none."
     epochs: float = 1.0
@@ -51,8 +49,7 @@ class DPOConfig:
         for key in ("epochs", "beta"):
             if getattr(self, key) <= 0:
                 raise ConfigError(f"dpo.{key}", getattr(self, key), "nothing would be learned", "set it above 0")
-        for key in ("bad_share", "held_out"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"dpo.{key}", getattr(self, key), "is a share", "set it from 0 to below 1")
+        if not 0 <= self.held_out < 1:
+            raise ConfigError("dpo.held_out", self.held_out, "is a share", "set it from 0 to below 1")
         if self.nll_coef < 0:
             raise ConfigError("dpo.nll_coef", self.nll_coef, "would unlearn the chosen answers", "set 0 for none")

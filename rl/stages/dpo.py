@@ -20,13 +20,14 @@ from rl.evaluate import EvaluateConfig, evaluate, write_answers
 from rl.memory import Activations, memory_by_part
 from rl.objectives.dpo import dpo_loss
 from rl.policy import Reference
-from rl.preferences import PairOrder, pair_batches, read_pairs, split, tokenize
+from rl.preferences import PairOrder, pair_batches, tokenize
 from rl.rewards.base import RewardConfig
 from rl.rollout.local import LocalEngine
 from rl.tasks.base import TaskConfig
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig
+from training.data.pairs import read_pairs, split_pairs
 from training.loop import run_loop
 from training.losses import LossOutput
 from training.micro_batch import MicroBatch
@@ -59,13 +60,12 @@ def run(
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
-    train, unseen = (
-        tokenize(pairs, tokenizer, model_cfg.max_position_embeddings) if pairs else []
-        for pairs in split(read_pairs(Path(cfg.data), cfg.bad_share), cfg.held_out)
-    )
+    pairs = read_pairs(Path(cfg.data), "dpo.data")
+    parts = split_pairs(pairs, cfg.held_out, "dpo.held_out") if cfg.held_out > 0 else (pairs, [])
+    train, unseen = (tokenize(part, tokenizer, model_cfg.max_position_embeddings) if part else [] for part in parts)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
     task = build_task(task_cfg, tokenizer)
-    order = PairOrder(len(train), seed)
+    order = PairOrder(train, seed)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="dpo", data=order, init_from=base)
     reference = Reference(state.module)
     batches = partial(
@@ -86,7 +86,7 @@ def run(
 
     def step(state: TrainState) -> dict[str, float]:
         nonlocal activations
-        micro_batches = batches([train[i] for i in order.next(cfg.pairs_per_step)])
+        micro_batches = batches(order.next(cfg.pairs_per_step))
         _refer(reference, state, micro_batches)
         with activations.measured() if activations else nullcontext():
             metrics = train_step(state, micro_batches, loss, schedule.at(state.step))

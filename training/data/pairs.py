@@ -1,0 +1,118 @@
+"""Preference pairs: a prompt, the better answer and the worse one. Read from JSONL or Parquet; without torch.
+
+`r1 reward_model` and `r1 dpo` read them, `r1 rlaif` writes them. Column names are TRL's, texts are plain.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from infra.errors import ConfigError
+
+_FIELDS = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Example: Pair("User: Translate to Chinese: seven\\nAssistant:", "<answer>七</answer>", "<answer>八</answer>")."""
+
+    prompt: str
+    "What the model reads, template included."
+    chosen: str
+    "The better response, all of it; its thinking may be in it."
+    rejected: str
+    "The worse one."
+
+
+def read_pairs(path: Path, key: str = "pairs") -> list[Pair]:
+    """All pairs of a JSONL or Parquet file; further columns are not read.
+
+    Raises ConfigError under the setting `key` for a file that is not there, is empty, or has a row (its line is named)
+    that is no JSON object, lacks a text, or whose two answers are the same.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(key, path, "there is no such file", "give a JSONL or Parquet file of pairs")
+    rows = _parquet_rows(path, key) if path.suffix == ".parquet" else _json_rows(path, key)
+    pairs = []
+    for number, row in rows:
+        problem = _problem(row)
+        if problem:
+            fields = '{"prompt": ..., "chosen": ..., "rejected": ...}'
+            raise ConfigError(key, f"{path}:{number}", problem, f"mend the row: {fields}, two different answers")
+        pairs.append(Pair(*(row[name] for name in _FIELDS)))
+    if not pairs:
+        raise ConfigError(key, path, "holds no pairs", "give a file with at least two prompts")
+    return pairs
+
+
+def write_pairs(path: Path, pairs: Iterable[Pair], extras: Iterable[dict[str, Any]] | None = None) -> Path:
+    """JSONL, whole or not at all. extras: further columns of each pair."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.tmp")
+    rows = [asdict(pair) for pair in pairs]
+    for row, more in zip(rows, extras or ({} for _ in rows), strict=True):
+        row |= more
+    scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(scratch, path)
+    return path
+
+
+def split_pairs(pairs: list[Pair], held_out: float, key: str = "pairs") -> tuple[list[Pair], list[Pair]]:
+    """-> (pairs to train on, held-out pairs). The prompt's hash decides: no prompt is in both.
+
+    Raises ConfigError where one of them is empty.
+    """
+    parts: tuple[list[Pair], list[Pair]] = ([], [])
+    for pair in pairs:
+        parts[_fraction(pair.prompt) < held_out].append(pair)
+    for part, what in zip(parts, ("to train on", "held out"), strict=True):
+        if not part:
+            problem = f"of {len(pairs)} pairs none is {what}, as prompts are split by hash"
+            raise ConfigError(key, held_out, problem, "give more prompts")
+    return parts
+
+
+def _fraction(text: str) -> float:
+    """0 to 1, the same for the same text everywhere."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
+
+
+def _problem(row: Any) -> str:
+    """What is wrong with a row; empty where nothing is."""
+    if not isinstance(row, dict):
+        return "is no JSON object"
+    for name in _FIELDS:
+        if not isinstance(row.get(name), str):
+            return f"has no text under {name}"
+        if not row[name].strip():
+            return f"has an empty {name}"
+    return "has the same answer twice" if row["chosen"] == row["rejected"] else ""
+
+
+def _json_rows(path: Path, key: str) -> Iterator[tuple[int, Any]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                reason = str(error).splitlines()[0][:100]
+                raise ConfigError(key, f"{path}:{number}", f"is no JSON ({reason})", "mend the line") from None
+
+
+def _parquet_rows(path: Path, key: str) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:100]
+        raise ConfigError(key, path, f"cannot be read as Parquet ({reason})", "write it again") from None
+    yield from enumerate(table.to_pylist(), 1)
