@@ -20,7 +20,9 @@ from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
+from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
+from rl.objective_config import ObjectiveName
 from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
 from rl.rlaif_config import RLAIFConfig
@@ -34,11 +36,13 @@ from training.layout import check_model
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
+STAGES = {"pretrain": "pretrain", "reproduce": "reproduce", "ppo": "ppo", "dpo": "dpo"}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
     "zero": "rl.checkpoint",
+    "ppo": "rl.checkpoint",
+    "dpo": "dpo.checkpoint",
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
@@ -50,8 +54,10 @@ SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
-STAGED = ("pretrain", "zero", "reproduce", "reward_model")
+STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model")
 "Commands of FOLDERS that train."
+FILES = {"dpo": "dpo.data"}
+"The setting that names the file which a command reads."
 CONF = Path(__file__).resolve().parent / "conf"
 ANSWER_TOKENS = 16
 "Room for an answer behind a thinking that is cut at its budget."
@@ -130,7 +136,9 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     "The pre-training stage."
     rl: RLConfig = field(default_factory=RLConfig)
-    "The GRPO stage."
+    "The RL stage."
+    dpo: DPOConfig = field(default_factory=DPOConfig)
+    "The DPO stage."
     task: TaskConfig = field(default_factory=TaskConfig)
     "What is asked."
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -239,9 +247,13 @@ def _check_layout(cfg: Config) -> None:
     layout = cfg.parallel
     if not cfg.plan.search:
         check_model(cfg.model, layout)
+    if cfg.rl.objective.name is ObjectiveName.ppo and layout.pipeline > 1:
+        problem = "PPO's value model is not cut over pipeline stages"
+        raise ConfigError("parallel.pipeline", layout.pipeline, problem, "set parallel.pipeline=1")
     whole = layout.tensor == 1 and not layout.zero1
-    more = [("reward_model", cfg.reward_model.optimizer)]
-    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer), *more):
+    stages = ("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer), ("dpo", cfg.dpo.optimizer)
+    more = ("rl.ppo", cfg.rl.ppo.optimizer), ("reward_model", cfg.reward_model.optimizer)
+    for key, optimizer in (*stages, *more):
         if optimizer.name is OptimizerName.muon and not whole:
             raise ConfigError(
                 f"{key}.optimizer.name",
@@ -297,8 +309,16 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    if ready and command in ("zero", "evaluate", "reward_model", "rlaif") and not texts.get(key):
+    if ready and command in ("zero", "ppo", "dpo", "evaluate", "reward_model", "rlaif") and not texts.get(key):
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    if ready and command == "dpo" and not Path(judged.dpo.data).is_file():
+        problem = "is not there" if judged.dpo.data else "there are no preference pairs"
+        raise ConfigError(
+            "dpo.data", judged.dpo.data, problem, "give a JSONL or Parquet file of prompt, chosen, rejected"
+        )
+    if command == "ppo" and judged.rl.objective.name is not ObjectiveName.ppo:
+        name = judged.rl.objective.name.name
+        raise ConfigError("rl.objective.name", name, "r1 ppo is PPO", "leave it out, or take r1 zero")
     if ready:
         judged.convert.check(command)
         if judged.reward.judge_weight:
@@ -344,10 +364,10 @@ def to_dict(value: Any) -> Any:
 
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
-_DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "pretrain.checkpoint")
 _DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
 _DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))
-_DECIDE_RESULT = ("pretrain.", "rl.", "reward_model.", "evaluate.questions", "evaluate.samples")
+_DECIDE_RESULT = ("pretrain.", "rl.", "dpo.", "reward_model.", "evaluate.questions", "evaluate.samples")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

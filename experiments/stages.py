@@ -1,4 +1,4 @@
-"""The commands pretrain, zero and evaluate: config -> run folder, tracker -> stage; each also a part of reproduce."""
+"""The commands pretrain, zero, ppo, dpo and evaluate: config -> run folder, tracker -> stage."""
 
 import json
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from modeling.tokenizer import Tokenizer
 from rl.evaluate import evaluate as evaluate_groups
 from rl.evaluate import write_answers
 from rl.rollout.local import LocalEngine
+from rl.stages import dpo as dpo_module
 from rl.stages import zero as zero_module
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
@@ -39,6 +40,20 @@ def zero(cfg: Config) -> None:
     model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir))
     if parallel.is_main():
         say(f"trained model: {model}; figures: {cfg.run.dir}/figures; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
+
+
+def ppo(cfg: Config) -> None:
+    """`r1 ppo`."""
+    model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir), stage="ppo")
+    if parallel.is_main():
+        say(f"trained model: {model}; figures: {cfg.run.dir}/figures; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
+
+
+def dpo(cfg: Config) -> None:
+    """`r1 dpo`."""
+    model = dpo_stage(cfg, Path(cfg.dpo.checkpoint), Path(cfg.run.dir))
+    if parallel.is_main():
+        say(f"trained model: {model}; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
 
 
 def evaluate(cfg: Config) -> None:
@@ -66,12 +81,13 @@ def pretrain_stage(cfg: Config, folder: Path) -> Path:
         )
 
 
-def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None = None) -> Path:
+def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None = None, *, stage: str = "zero") -> Path:
     """R1-Zero from `base` in `folder`; -> the model's folder. Done already: nothing is trained again.
 
+    stage: its name, where rl.objective makes another of it.
     Its figures are drawn into folder/figures and logged; base_scores: the base's evaluation, drawn beside.
     """
-    with _stage(cfg, "zero", folder) as (done, tracker, config):
+    with _stage(cfg, stage, folder) as (done, tracker, config):
         model = folder / "model"
         if not done:
             model = zero_module.run(
@@ -88,11 +104,34 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
                 tracker=tracker,
                 config=config,
                 modules=cfg.model.modules,
+                stage=stage,
             )
         if parallel.is_main() and not (folder / "figures" / "reflection.png").exists():  # the one drawn last
             for figure in draw(folder, folder / "figures", task=cfg.task.label, base=base_scores):
                 tracker.artifact(figure)
         return model
+
+
+def dpo_stage(cfg: Config, base: Path, folder: Path) -> Path:
+    """DPO from `base` in `folder` on cfg.dpo.data; -> the model's folder. Done already: nothing is trained again."""
+    with _stage(cfg, "dpo", folder) as (done, tracker, config):
+        if done:
+            return folder / "model"
+        return dpo_module.run(
+            base,
+            parallel_cfg=cfg.parallel,
+            task_cfg=cfg.task,
+            reward=cfg.reward,
+            sampling=cfg.sampling,
+            evaluation=cfg.evaluate,
+            cfg=cfg.dpo,
+            fp8=cfg.model.fp8,
+            run_dir=folder,
+            seed=cfg.run.seed,
+            tracker=tracker,
+            config=config,
+            modules=cfg.model.modules,
+        )
 
 
 @contextmanager

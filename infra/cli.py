@@ -62,6 +62,14 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "ppo": Command(
+        about="The same with PPO: a value model beside the policy, and GAE.",
+        function="experiments.stages:ppo",
+        sections=("scale", "run", *_RL, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
     "reward_model": Command(
         about="Train a reward model on preference pairs, from the language model reward_model.checkpoint.",
         function="experiments.preferences:reward_model",
@@ -76,6 +84,14 @@ COMMANDS = {
         sections=("scale", "run", "rlaif", "task", "sampling", "parallel"),
         ranks=True,
         writes=True,
+    ),
+    "dpo": Command(
+        about="DPO: train the model dpo.checkpoint on the preference pairs dpo.data.",
+        function="experiments.stages:dpo",
+        sections=("scale", "run", "dpo", "evaluate", "task", "reward", "sampling", "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
     ),
     "evaluate": Command(
         about="Measure the model evaluate.checkpoint on held-out questions.",

@@ -6,7 +6,7 @@ from enum import Enum
 
 from infra.errors import ConfigError
 
-STAGES = ("pretrain", "zero", "evaluate", "reproduce")
+STAGES = ("pretrain", "zero", "ppo", "dpo", "evaluate", "reproduce")
 "Commands that can be a job: those that work on several processes."
 
 

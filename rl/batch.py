@@ -22,6 +22,8 @@ class Row:
     sampler_logprobs: list[float]
     "Of the response tokens, [length - prompt_length]."
     advantage: float
+    reward: float = 0.0
+    "Of the whole answer."
 
     @property
     def response_length(self) -> int:
@@ -39,7 +41,7 @@ def rows_of(groups: list[Group], prompts: list[list[int]], *, drop_zero_variance
             continue
         for c in group.completions:
             if c.tokens:
-                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage))
+                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage, c.reward))
     return rows
 
 
@@ -60,8 +62,8 @@ def row_weights(rows: list[Row], weighting: LossWeighting) -> list[float]:
 def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
     """Rows padded on the right: tokens, labels (tokens one to the left), weights on response labels only.
 
-    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`. Prompts count as
-    load of the experts, padding does not. No rows give one of padding, weight 0.
+    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`, and `scores`
+    [batch], the rewards. Prompts count as load of the experts, padding does not. No rows give one of padding, weight 0.
     """
     shape = (max(1, len(rows)), max([2] + [len(row.tokens) for row in rows]) - 1)
     tokens, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_id, dtype=np.int64)
@@ -76,6 +78,7 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
     extras: dict[str, Tensor] = {
         "advantages": torch.from_numpy(advantages),
         "sampler_logprobs": torch.from_numpy(sampler),
+        "scores": torch.tensor([row.reward for row in rows] or [0.0], dtype=torch.float32),
     }
     return MicroBatch(
         tokens=torch.from_numpy(tokens),

@@ -1,19 +1,12 @@
-"""The settings of a GRPO stage (R1 §2.2; DSM §4.1); without torch."""
+"""The settings of an RL stage (R1 §2.2; DSM §4.1); without torch."""
 
 from dataclasses import dataclass, field
 from enum import Enum
 
 from infra.errors import ConfigError
+from rl.objective_config import AdvantageKind, ObjectiveConfig, ObjectiveName, PPOConfig
 from training.config import OptimizerConfig
 from training.schedules import ScheduleConfig
-
-
-class AdvantageKind(Enum):
-    """Which baseline and which scale a group uses."""
-
-    group_std = "group_std"
-    group_mean = "group_mean"
-    leave_one_out = "leave_one_out"
 
 
 class LossWeighting(Enum):
@@ -30,24 +23,8 @@ class OldLogprobs(Enum):
     sampler = "sampler"
 
 
-@dataclass(kw_only=True, slots=True)
-class GRPOConfig:
-    """The objective's constants. R1's own: clip_low = clip_high = 10, kl_coef = 0.001 (R1 §2.2)."""
-
-    clip_low: float = 0.2
-    "The ratio is clipped from below at 1 - clip_low."
-    clip_high: float = 0.2
-    "The ratio is clipped from above at 1 + clip_high; larger than clip_low leaves room for rare tokens (asymmetric)."
-    kl_coef: float = 0.0
-    "Weight of the k3 KL estimator to the reference policy; 0 keeps no reference."
-
-    def __post_init__(self) -> None:
-        for key in ("clip_low", "clip_high"):
-            if getattr(self, key) <= 0:
-                value = getattr(self, key)
-                raise ConfigError(f"rl.objective.{key}", value, "an empty clip range stops all learning", "set 0.2")
-        if self.kl_coef < 0:
-            raise ConfigError("rl.objective.kl_coef", self.kl_coef, "a negative weight rewards drift", "set 0 or more")
+GRPOConfig = ObjectiveConfig
+"The name that it had while GRPO was the only objective."
 
 
 class EngineName(Enum):
@@ -166,7 +143,7 @@ class RolloutConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RLConfig:
-    """One GRPO stage; R1-Zero at full scale: 32 questions x 16 answers, lr 3e-6, kl 0.001, clip 10 (R1 §2.2)."""
+    """One RL stage; R1-Zero at full scale: 32 questions x 16 answers, lr 3e-6, kl 0.001, clip 10 (R1 §2.2)."""
 
     checkpoint: str = ""
     "The model to start from: a run, a checkpoint or a Hugging Face folder."
@@ -178,8 +155,10 @@ class RLConfig:
     "Answers to each question; the group is its own baseline."
     minibatches: int = 2
     "Optimiser updates in a step, each on a random part of its answers."
-    advantage: AdvantageKind = AdvantageKind.group_std
-    "group_std (R1 eq. 3), group_mean (without the std) or leave_one_out."
+    advantage: AdvantageKind = AdvantageKind.auto
+    """group_std (R1 eq. 3), group_mean (without the std), leave_one_out, batch_mean or log_partition (Kimi's estimate
+    of tau log Z); auto: the objective's own (grpo group_std, rloo leave_one_out, reinforce batch_mean, mirror_descent
+    group_mean)."""
     loss_weighting: LossWeighting = LossWeighting.per_answer
     "per_answer (1/|o|, DSM eq. 3) or token_mean."
     drop_zero_variance: bool = True
@@ -190,8 +169,10 @@ class RLConfig:
     "Weigh each token by min(cap, p_trainer / p_sampler), for answers of another engine or of older weights; 0: off."
     reference_every: int = 400
     "Steps after which the reference policy is replaced by the present one (R1: 400); read where kl_coef > 0."
-    objective: GRPOConfig = field(default_factory=GRPOConfig)
-    "Clip range and KL weight."
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    "What is minimised: its name, clip range and KL weight."
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    "PPO's value model and advantages; read where rl.objective.name=ppo."
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, beta2=0.99, weight_decay=0.0))
     "The optimiser of the policy."
     schedule: ScheduleConfig = field(
@@ -214,7 +195,7 @@ class RLConfig:
     "Steps between checkpoints."
 
     def __post_init__(self) -> None:
-        if self.group_size < 2:
+        if self.group_size < (2 if self.objective.name.compares_in_group else 1):
             raise ConfigError("rl.group_size", self.group_size, "a group needs 2 answers for a mean", "set 8")
         for key in (
             "steps questions_per_step minibatches reference_every evaluate_every save_every "
@@ -231,6 +212,7 @@ class RLConfig:
                 "with rl.old_logprobs=sampler the ratio itself is against the sampler",
                 "set rl.old_logprobs=trainer, or rl.importance_cap=0",
             )
+        self._check_objective()
         if self.sample_groups < 0:
             raise ConfigError("rl.sample_groups", self.sample_groups, "cannot be negative", "set 0 to keep none")
         answers = self.questions_per_step * self.group_size
@@ -239,7 +221,31 @@ class RLConfig:
                 "rl.minibatches", self.minibatches, f"a step has {answers} answers", f"set at most {answers}"
             )
 
+    def _check_objective(self) -> None:
+        """Raise ConfigError for what the objective cannot do."""
+        name = self.objective.name
+        if self.importance_cap > 0 and name.weighs_answers:
+            raise ConfigError(
+                "rl.importance_cap",
+                self.importance_cap,
+                f"weighs single tokens, and rl.objective.name={name.name} whole answers",
+                "set rl.importance_cap=0, or rl.objective.name=grpo or ppo",
+            )
+        if self.advantage is not AdvantageKind.auto and name is ObjectiveName.ppo:
+            raise ConfigError(
+                "rl.advantage", self.advantage.name, "ppo's advantages come from its value model", "set auto"
+            )
+
+    @property
+    def baseline(self) -> AdvantageKind:
+        """The advantage in use."""
+        return self.objective.own_advantage if self.advantage is AdvantageKind.auto else self.advantage
+
     @property
     def drops_zero_variance(self) -> bool:
-        """Whether groups without variance are left out of the loss, and of its average."""
-        return self.drop_zero_variance and self.objective.kl_coef == 0
+        """Whether groups without variance are left out of the loss, and of its average.
+
+        Not where they have a gradient: by the KL, by mirror descent's square, or by the value model's advantages.
+        """
+        held = self.objective.name in (ObjectiveName.ppo, ObjectiveName.mirror_descent)
+        return self.drop_zero_variance and self.objective.kl_coef == 0 and not held

@@ -25,6 +25,11 @@ class Reference:
         """Take the policy's present weights as the reference (R1: every 400 steps)."""
         self._weights = {name: t.detach().clone() for name, t in weights_of(self.module)}
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """This rank's part of it."""
+        return list(self._weights.values())
+
     def state_dict(self) -> dict[str, Tensor]:
         """The whole reference, the same on every rank, in any layout; every rank calls it."""
         with self.lent():

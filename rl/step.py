@@ -1,4 +1,4 @@
-"""One GRPO step (DSM algorithm 1; R1 §2.2.1): ask, answer, score, compare within the group, update."""
+"""One RL step (DSM algorithm 1; R1 §2.2.1): ask, answer, score, compare, update by the objective that is set."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,9 +10,15 @@ import torch
 from rl.advantages import group_advantages, zero_variance
 from rl.batch import minibatches, rows_of
 from rl.config import OldLogprobs, RLConfig
+from rl.critic import judge, learn
 from rl.importance import correct_for_sampler, importance_metrics
 from rl.metrics import rollout_metrics, staleness
+from rl.objective_config import ObjectiveName
 from rl.objectives.grpo import grpo_loss
+from rl.objectives.mirror_descent import mirror_descent_loss
+from rl.objectives.ppo import ppo_loss
+from rl.objectives.reinforce import reinforce_loss
+from rl.objectives.rloo import rloo_loss
 from rl.policy import Reference
 from rl.questions import Questions
 from rl.rewards.base import Reward, RewardConfig, score_groups
@@ -22,9 +28,18 @@ from rl.tasks.base import Task
 from rl.types import Completion, Group, Question
 from training import parallel
 from training.losses import LossOutput
+from training.optimizer import forget
 from training.schedules import Now
 from training.state import TrainState
 from training.step import MicroBatch, token_logprobs, train_step
+
+LOSSES = {
+    ObjectiveName.grpo: grpo_loss,
+    ObjectiveName.ppo: ppo_loss,
+    ObjectiveName.rloo: rloo_loss,
+    ObjectiveName.reinforce: reinforce_loss,
+    ObjectiveName.mirror_descent: mirror_descent_loss,
+}
 
 
 class Phases:
@@ -56,10 +71,10 @@ def rl_step(
 ) -> tuple[dict[str, float], list[Group]]:
     """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups.
 
-    ahead: has this step's answers written during the one before, and takes the order for the next. more_rewards: what
-    is paid beside the rules in this step (rl/rewards/build.py).
+    state.beside holds PPO's value model as `critic`. ahead: has this step's answers written during the one before, and
+    takes the order for the next. more_rewards: what is paid beside the rules in this step (rl/rewards/build.py).
     """
-    phase, step = Phases(), state.step
+    phase, step, critic = Phases(), state.step, state.beside.get("critic")
     with phase("rollout"):
         asked, answers, told = _ask(state, engine, questions, cfg, ahead)
         groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
@@ -67,7 +82,7 @@ def rl_step(
     with phase("reward"):
         score_groups(groups, task, reward, more_rewards)
         rewards = torch.tensor([[c.reward for c in g.completions] for g in groups], dtype=torch.float64)
-        advantages = group_advantages(rewards, cfg.advantage)  # R1 eq. 3
+        advantages = group_advantages(rewards, cfg.baseline, tau=cfg.objective.tau)  # R1 eq. 3
         for group, row in zip(groups, advantages.tolist(), strict=True):
             for completion, advantage in zip(group.completions, row, strict=True):
                 completion.advantage = advantage
@@ -91,14 +106,21 @@ def rl_step(
         for key, logprobs in _frozen_logprobs(state, reference, everything, cfg).items():
             for micro_batch, value in zip(everything, logprobs, strict=True):
                 micro_batch.extras[key] = value
-        if cfg.importance_cap > 0:
-            for micro_batch in everything:
-                correct_for_sampler(micro_batch, cfg.importance_cap)
+    if critic is not None:
+        with phase("values"):
+            metrics |= judge(critic, everything, cfg)
+    if cfg.importance_cap > 0:
+        for micro_batch in everything:
+            correct_for_sampler(micro_batch, cfg.importance_cap)
 
     with phase("update"):
+        if cfg.objective.name is ObjectiveName.mirror_descent:
+            forget(state.optimizer)  # K §2.3.2: each iteration is a problem of its own
         updates = []
         for micro_batches in batches:
             updates.append(train_step(state, micro_batches, lambda b, lp: _loss(b, lp, cfg), now))
+            if critic is not None:
+                updates[-1] |= learn(critic, micro_batches, cfg.ppo, now)
     metrics |= _mean(updates)
 
     with phase("sync"):
@@ -138,8 +160,8 @@ def _frozen_logprobs(
 
 
 def _loss(batch: MicroBatch, token_loss: torch.Tensor, cfg: RLConfig) -> LossOutput:
-    """GRPO on logprobs = -token_loss, with the trainer-sampler difference measured beside it."""
-    out = grpo_loss(batch, -token_loss, cfg.objective)
+    """The objective on logprobs = -token_loss, with the trainer-sampler difference measured beside it."""
+    out = LOSSES[cfg.objective.name](batch, -token_loss, cfg.objective)
     difference = (batch.extras["sampler_logprobs"] + token_loss.detach()).abs()
     out.metrics["rl/sampler_trainer_diff"] = (batch.loss_weights * difference).sum()
     if cfg.importance_cap > 0:

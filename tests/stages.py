@@ -1,4 +1,4 @@
-"""Small whole stages for tests: a base pre-trained for a few steps, and R1-Zero on it."""
+"""Small whole stages for tests: a base pre-trained for a few steps, R1-Zero and DPO on it."""
 
 import json
 import os
@@ -10,9 +10,10 @@ from typing import Any
 from modeling.config import Fp8
 from modeling.sampling import SamplingConfig
 from rl.config import GRPOConfig, RLConfig
+from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
 from rl.rewards.base import RewardConfig
-from rl.stages import zero
+from rl.stages import dpo, zero
 from rl.tasks.base import TaskConfig
 from tests.training import tiny
 from training import parallel, pretrain
@@ -119,7 +120,47 @@ def run_zero(
     return _in_folder(folder, die_after, stage, parallel_cfg)
 
 
+def run_dpo(
+    base: str, folder: str, die_after: int | None = None, settings: dict[str, Any] | None = None, *, pairs: int = 16
+) -> str:
+    """Two epochs of `pairs` pairs, 4 a step: a short sum preferred to a wrong one."""
+    data = Path(base).parent / f"pairs_{pairs}.jsonl"
+    if not data.exists():
+        rows = [
+            {"prompt": f"Make {i + 2} from {i}, 2.", "chosen": f" {i}+2={i + 2}", "rejected": f" {i}*2"}
+            for i in range(pairs)
+        ]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = dict(data=str(data), epochs=2, pairs_per_step=4, optimizer=OptimizerConfig(lr=1e-3), save_every=2)
+
+    def stage(out: Path, log: Log) -> Path:
+        return dpo.run(
+            Path(base),
+            parallel_cfg=ParallelConfig(),
+            task_cfg=TaskConfig(),
+            reward=RewardConfig(),
+            sampling=SamplingConfig(max_response_tokens=24),
+            evaluation=EvaluateConfig(curve_questions=2, curve_samples=2),
+            cfg=DPOConfig(**(own | dict(evaluate_every=4) | (settings or {}))),
+            run_dir=out,
+            seed=0,
+            tracker=log,
+            config={},
+        )
+
+    return _in_folder(folder, die_after, stage)
+
+
+def logged(folder: Path, *names: str) -> dict[int, list[list[float]]]:
+    """step -> the named metrics each time that the step was done."""
+    rows = [json.loads(line) for line in (Path(folder) / "metrics_0.jsonl").read_text().splitlines()]
+    found: dict[int, list[list[float]]] = {}
+    for row in rows:
+        if names[0] in row:
+            found.setdefault(row["step"], []).append([row[name] for name in names])
+    return found
+
+
 def metrics(folder: Path, *names: str) -> dict[int, list[float]]:
     """step -> the named metrics, as rank 0 logged them; the later value of a step that was done twice."""
-    rows = [json.loads(line) for line in (Path(folder) / "metrics_0.jsonl").read_text().splitlines()]
-    return {row["step"]: [row[name] for name in names] for row in rows if names[0] in row}
+    return {step: times[-1] for step, times in logged(folder, *names).items()}

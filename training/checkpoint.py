@@ -40,7 +40,7 @@ def save(state: TrainState, folder: Path, config: dict[str, Any], keep_last: int
     partial = target.with_name(f".{target.name}.partial")
     rngs = parallel.gather_objects(storage.generators())
     data = state.data.state_dict() if state.data is not None else None
-    needed = storage.num_bytes(state)
+    needed = sum(map(storage.num_bytes, _networks(state).values()))
     files: dict[str, dict[str, Any]] = {}
 
     def start() -> None:
@@ -49,11 +49,14 @@ def save(state: TrainState, folder: Path, config: dict[str, Any], keep_last: int
         if shutil.disk_usage(partial).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         files[storage.RANKS] = storage.write_file(partial / storage.RANKS, {"generators": rngs, "data": data})
-        if state.parallel_cfg.replicated:
-            files.update(storage.write_plain(state, partial))
+        for name, network in _networks(state).items():
+            (partial / name).mkdir(exist_ok=True)
+            if state.parallel_cfg.replicated:
+                files.update({str(Path(name) / k): v for k, v in storage.write_plain(network, partial / name).items()})
 
     def finish() -> None:
-        for path in sorted((partial / storage.SHARDS).glob("**/*")):
+        shards = [path for name in _networks(state) for path in (partial / name / storage.SHARDS).glob("**/*")]
+        for path in sorted(shards):
             files[str(path.relative_to(partial))] = {"size": path.stat().st_size}
         meta = _meta(state, config) | {"files": files}
         with open(partial / "meta.json", "w") as file:
@@ -67,7 +70,8 @@ def save(state: TrainState, folder: Path, config: dict[str, Any], keep_last: int
 
     _on_main(start, partial, needed)
     if not state.parallel_cfg.replicated:
-        storage.write_sharded(state, partial)
+        for name, network in _networks(state).items():
+            storage.write_sharded(network, partial / name)
         parallel.barrier()
     _on_main(finish, partial, needed)
     state.last_checkpoint = target
@@ -85,12 +89,16 @@ def load_latest(state: TrainState, folder: Path) -> Path | None:
         return None
     path, meta = found
     _check_fits(path, meta, state)
-    if meta["kind"] == "sharded":
-        storage.read_sharded(state, path)
-    elif not storage.is_part(state.module):
-        storage.read_plain(state, path)
-    else:
-        whole.read_plain(state, path, path.with_name(f".{path.name}.parts"))
+    for name, network in _networks(state).items():
+        if meta["kind"] == "sharded":
+            storage.read_sharded(network, path / name)
+        elif not storage.is_part(network.module):
+            storage.read_plain(network, path / name)
+        elif network is state:
+            whole.read_plain(network, path, path.with_name(f".{path.name}.parts"))
+        else:
+            raise CheckpointError(f"{path}: the {name} was saved whole; go on in the layout that it was trained in")
+        network.updates = meta.get("beside", {}).get(name, 0)
     ranks = storage.read_file(path / storage.RANKS)
     if parallel.rank() < len(ranks["generators"]):
         storage.restore_generators(ranks["generators"][parallel.rank()])
@@ -176,6 +184,11 @@ def resolve(path: Path) -> Path:
     )
 
 
+def _networks(state: TrainState) -> dict[str, TrainState]:
+    """What a checkpoint holds, by its folder in it: the stage's own network, and those beside it."""
+    return {"": state, **state.beside}
+
+
 def _meta(state: TrainState, config: dict[str, Any]) -> dict[str, Any]:
     return {
         "format": _FORMAT,
@@ -184,6 +197,7 @@ def _meta(state: TrainState, config: dict[str, Any]) -> dict[str, Any]:
         "step": state.step,
         "updates": state.updates,
         "tokens_seen": state.tokens_seen,
+        "beside": {name: network.updates for name, network in state.beside.items()},
         "world": parallel.world(),
         "zero1": state.parallel_cfg.zero1,
         "optimizer": state.optimizer_cfg.name.name,
@@ -235,6 +249,9 @@ def _check_fits(path: Path, meta: dict[str, Any], state: TrainState) -> None:
         raise CheckpointError(
             f"{path}: belongs to stage {meta['stage']}, this is {state.stage}; choose another run.dir"
         )
+    if set(meta.get("beside", {})) != set(state.beside):
+        here, there = (", ".join(names) or "none" for names in (state.beside, meta.get("beside", {})))
+        raise CheckpointError(f"{path}: networks beside the policy: {there} (here {here}); choose another run.dir")
     _check_shape(path, meta, state.model_cfg)
     if meta["zero1"] != state.parallel_cfg.zero1:
         raise CheckpointError(

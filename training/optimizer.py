@@ -119,6 +119,20 @@ def _megatron_config(
     )
 
 
+def forget(optimizer: MegatronOptimizer) -> None:
+    """Begin anew: no moments, no steps done; weights and their FP32 masters stay."""
+    for part in chained(optimizer):
+        if part.is_stub_optimizer:
+            continue
+        for group in part.optimizer.param_groups:
+            if "step" in group:
+                group["step"] = 0
+        for moments in part.optimizer.state.values():
+            for value in moments.values():
+                if torch.is_tensor(value):
+                    value.zero_()
+
+
 def set_lr(optimizer: MegatronOptimizer, cfg: OptimizerConfig, lr_scale: float) -> None:
     """Give every group the config's hyperparameters, both learning rates times lr_scale."""
     for group in optimizer.param_groups:

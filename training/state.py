@@ -1,6 +1,6 @@
 """TrainState: the model, its optimiser and how far training is; all that a checkpoint holds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,6 +9,7 @@ from torch import nn
 from modeling import cpu
 from modeling.build import build_model
 from modeling.config import ModelConfig
+from modeling.value import make_value_model
 from training import parallel
 from training.chunks import Chunks
 from training.config import OptimizerConfig, ParallelConfig
@@ -53,6 +54,9 @@ class TrainState:
     """Parameters that only MTP uses."""
     data: Resumable | None = None
     """Position in the data."""
+    beside: dict[str, "TrainState"] = field(default_factory=dict)
+    """Other networks that the stage trains, by name (PPO's value model), each with its optimiser; they are saved and
+    resumed with it."""
     step: int = 0
     """Steps of the loop done; the loop counts them."""
     updates: int = 0
@@ -76,11 +80,13 @@ def build_state(
     stage: str,
     data: Resumable | None = None,
     init_from: Path | None = None,
+    value_head: bool = False,
 ) -> TrainState:
     """Build model and optimiser; every rank calls it, after parallel.init, whose seed gives the first weights.
 
-    init_from: weights to start with (a Hugging Face folder, a run, or a checkpoint). Raises ConfigError for settings
-    that do not fit each other, CheckpointError for weights of another shape.
+    init_from: weights to start with (a Hugging Face folder, a run, or a checkpoint). value_head: a value model instead
+    (modeling/value.py): the loss function of train_step is given values, and token_logprobs gives them negated. Raises
+    ConfigError for settings that do not fit each other, CheckpointError for weights of another shape.
     """
     if not parallel.is_initialized():
         parallel.init(parallel_cfg, seed=0)
@@ -91,6 +97,8 @@ def build_state(
         from training.checkpoint import load_weights
 
         load_weights(module, model_cfg, init_from)
+    if value_head:
+        make_value_model(modules[0])
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel_cfg.zero1,

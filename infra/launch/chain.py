@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import overrides
-from experiments.config import FOLDERS, GROUPS, Config, compose, refuse_other_run
+from experiments.config import FILES, FOLDERS, GROUPS, Config, compose, refuse_other_run
 from infra import ranks
 from infra.errors import ConfigError
 from infra.files import read_json
@@ -16,7 +16,7 @@ from infra.tracking import absolute_uri
 
 SEED = "@seed@"
 "Stands for the seed in a job that is run once for each."
-_RUNS = ("pretrain", "zero")
+_RUNS = ("pretrain", "zero", "ppo", "dpo")
 "Stages that MLflow knows as one run; reproduce is several, and evaluate none."
 _ARRAY_INDEX = '"$SLURM_ARRAY_TASK_ID"'
 "The index of a job array is the seed itself."
@@ -87,6 +87,9 @@ def chain(cfg: Config, given: Sequence[str]) -> list[Job]:
         if base:
             args.append(f"{FOLDERS[stage]}={base}")
             folders.append(base)
+        if stage in FILES and (file := _set(cfg, FILES[stage])):
+            args.append(f"{FILES[stage]}={Path(file).resolve()}")
+            folders.append(str(Path(file).resolve().parent))
         judged = [_judged(stage, args, seed, base, made_by) for seed in seeds]
         for seed, one in zip(seeds, judged, strict=True):
             if stage != "evaluate":  # which only adds files
@@ -124,7 +127,7 @@ def processes(cfg: Config) -> int:
 def _ours(item: str) -> bool:
     """Whether the setting is for the launcher, or set for each job anew."""
     key = item.partition("=")[0]
-    anew = ("run.dir", "tracking.uri", "parallel.nproc", *FOLDERS.values())
+    anew = ("run.dir", "tracking.uri", "parallel.nproc", *FOLDERS.values(), *FILES.values())
     return key == "launch" or key.startswith("launch.") or key in anew
 
 
@@ -134,9 +137,14 @@ def _start(cfg: Config, stage: str, made_by: Job | None) -> str:
         return ""
     if made_by is not None:
         return made_by.run_dir
-    section, _, name = FOLDERS[stage].partition(".")
-    given = getattr(getattr(cfg, section), name)
+    given = _set(cfg, FOLDERS[stage])
     return str(Path(given).resolve()) if given and Path(given).exists() else given
+
+
+def _set(cfg: Config, key: str) -> str:
+    """What a setting such as rl.checkpoint is set to."""
+    section, _, name = key.partition(".")
+    return getattr(getattr(cfg, section), name)
 
 
 def _judged(stage: str, args: list[str], seed: int, base: str, made_by: Job | None) -> Config:

@@ -1,8 +1,11 @@
 """R1-Zero: GRPO on a base model with rule-based rewards, no supervised step before it (R1 §2.2).
 
+The same with PPO, or any other objective of rl/objectives, by rl.objective.name alone.
+
 Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +15,9 @@ from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
 from rl.evaluate import EvaluateConfig, evaluate, write_answers
+from rl.memory import Activations, memory_by_part
 from rl.metrics import sample_rows
+from rl.objective_config import ObjectiveName
 from rl.policy import Reference
 from rl.questions import Questions
 from rl.rewards.base import RewardConfig
@@ -69,33 +74,43 @@ def run(
     config: dict,
     modules: Modules = Modules.auto,
     fp8: Fp8 = Fp8.none,
+    stage: str = "zero",
 ) -> Path:
     """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
     Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
     config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them. fp8: what
-    carries the trainer's products; the sampler's are not in FP8.
+    carries the trainer's products; the sampler's are not in FP8. stage: its name in checkpoints and on the terminal.
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
     task, more_rewards = build_task(task_cfg, tokenizer), build_rewards(reward, modules)
-    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
+    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage=stage, init_from=base)
+    if cfg.objective.name is ObjectiveName.ppo:
+        own = dict(stage=stage, init_from=base, value_head=True)
+        state.beside["critic"] = build_state(model_cfg, cfg.ppo.optimizer, parallel_cfg, **own)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = Questions(task)
     engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)
     ahead = OneStepOff(engine) if cfg.rollout.one_step_off else None
     state.data = ZeroData(questions=questions, reference=reference, ahead=ahead)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
+    activations: Activations | None = Activations(state)
 
     def step(state: TrainState) -> dict[str, float]:
+        nonlocal activations
         if ahead is None:
             _follow(engine, state)
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh()
         now = schedule.at(state.step)
         beside = dict(seed=seed, ahead=ahead, more_rewards=more_rewards)
-        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, **beside)
+        with activations.measured() if activations else nullcontext():
+            metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, **beside)
+        if activations:  # once in a stage is enough
+            metrics |= memory_by_part(state, reference, activations)
+            activations = None
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 
@@ -113,7 +128,7 @@ def run(
         run_loop(
             state,
             LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
-            name="zero",
+            name=stage,
             step_fn=step,
             run_dir=run_dir,
             config=config,

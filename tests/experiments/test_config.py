@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
+from experiments.config import CONF, FILES, Config, compose, group_options, save_config, to_dict
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
 from modeling.config import Fp8, ModelConfig
 from modeling.presets import PRESETS
+from rl.objective_config import ObjectiveName
 from training.config import OptimizerName
 
-HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint"}
+HERE = {"zero": "rl.checkpoint", "ppo": "rl.checkpoint", "dpo": "dpo.checkpoint", "evaluate": "evaluate.checkpoint"}
 NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
@@ -41,6 +42,8 @@ def test_every_command_composes_at_every_scale(command: str, scale: str, folder:
     if command in HERE:
         given.append(f"{HERE[command]}={folder}")
         given.append("sampling.max_response_tokens=200")
+    if command in FILES:
+        given.append(f"{FILES[command]}={folder / 'config.json'}")
     cfg = compose(command, given)
     assert cfg.scale == scale
     assert cfg.run.dir == f"runs/{command}"
@@ -183,3 +186,17 @@ def test_a_network_from_a_folder_is_trained_with_the_products_that_are_asked_for
         compose("zero", [*given[:2], "model.fp8=torch"])
     with pytest.raises(ConfigError, match="model.fp8=emulated: .* has none; leave it out"):
         compose("evaluate", [f"evaluate.checkpoint={folder}", *given[1:]])
+
+
+def test_dpo_needs_pairs_and_ppo_is_ppo(folder: Path) -> None:
+    given = [f"dpo.checkpoint={folder}", "sampling.max_response_tokens=200"]
+    for more, said in (([], "there are no preference pairs"), (["dpo.data=nowhere.jsonl"], "is not there")):
+        with pytest.raises(ConfigError, match=f"dpo.data=.*{said}.*JSONL or Parquet"):
+            compose("dpo", [*given, *more])
+    given[0] = f"rl.checkpoint={folder}"
+    assert compose("ppo", given).rl.objective.name is ObjectiveName.ppo
+    with pytest.raises(ConfigError, match="rl.objective.name=rloo: r1 ppo is PPO"):
+        compose("ppo", [*given, "rl.objective.name=rloo"])
+    with pytest.raises(ConfigError, match="parallel.pipeline=2: PPO's value model"):
+        compose("ppo", [*given, "parallel.pipeline=2"])
+    assert compose("zero", [*given, "rl.objective.name=rloo"]).rl.objective.name is ObjectiveName.rloo

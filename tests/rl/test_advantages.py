@@ -28,7 +28,21 @@ def test_without_std_and_leave_one_out_by_hand():
     assert got == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
 
 
-@pytest.mark.parametrize("kind", AdvantageKind)
+def test_the_mean_of_the_batch_and_kimis_log_partition_by_hand():
+    rewards = torch.tensor([[1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    assert group_advantages(rewards, AdvantageKind.batch_mean).tolist() == [[0.25, -0.75], [0.25, 0.25]]
+    # tau log((e^(1/tau) + 1) / 2) with tau = 0.5
+    log_z = 0.5 * math.log((math.e**2 + 1) / 2)
+    got = group_advantages(rewards, AdvantageKind.log_partition, tau=0.5)
+    assert got[0].tolist() == pytest.approx([1 - log_z, -log_z]) and got[1].tolist() == [0.0, 0.0]
+    far = group_advantages(rewards, AdvantageKind.log_partition, tau=1e4)
+    assert torch.allclose(far, group_advantages(rewards, AdvantageKind.group_mean), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [AdvantageKind.group_std, AdvantageKind.group_mean, AdvantageKind.leave_one_out, AdvantageKind.log_partition],
+)
 def test_group_of_equal_rewards_has_zero_advantage(kind):
     rewards = torch.tensor([[0.1] * 5, [1.0] * 5])
     assert group_advantages(rewards, kind).abs().max() < 1e-6
