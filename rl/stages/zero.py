@@ -11,6 +11,7 @@ from modeling.config import Fp8, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
+from rl.curriculum import build_questions
 from rl.evaluate import EvaluateConfig, evaluate, write_answers
 from rl.metrics import sample_rows
 from rl.policy import Reference
@@ -19,6 +20,7 @@ from rl.rewards.base import RewardConfig
 from rl.rollout.ahead import OneStepOff
 from rl.rollout.build import build_engine
 from rl.rollout.engine import RolloutEngine
+from rl.rollout.partial import PartialRollouts
 from rl.step import rl_step
 from rl.tasks.base import TaskConfig
 from rl.tasks.mix import build_task
@@ -31,18 +33,20 @@ from training.state import TrainState, build_state
 
 @dataclass(kw_only=True, slots=True)
 class ZeroData:
-    """What a resumed stage has to remember besides the policy: where it is in the questions, the reference, and what
-    is written ahead."""
+    """What a resumed stage has to remember besides the policy: where it is in the questions, the reference, what is
+    written ahead, and what is unfinished."""
 
     questions: Questions
     reference: Reference | None
     ahead: OneStepOff | None = None
+    partial: PartialRollouts | None = None
 
     def state_dict(self) -> dict:
         return {
             "questions": self.questions.state_dict(),
             "reference": self.reference.state_dict() if self.reference else None,
             "ahead": self.ahead.state_dict() if self.ahead else None,
+            "partial": self.partial.state_dict() if self.partial else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -51,6 +55,8 @@ class ZeroData:
             self.reference.load_state_dict(state["reference"])
         if self.ahead and state.get("ahead") is not None:
             self.ahead.load_state_dict(state["ahead"])
+        if self.partial and state.get("partial") is not None:
+            self.partial.load_state_dict(state["partial"])
 
 
 def run(
@@ -81,10 +87,11 @@ def run(
     task = build_task(task_cfg, tokenizer)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
-    questions = Questions(task)
+    questions = build_questions(task, cfg, seed=seed)
     engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)
     ahead = OneStepOff(engine) if cfg.rollout.one_step_off else None
-    state.data = ZeroData(questions=questions, reference=reference, ahead=ahead)
+    partial = PartialRollouts(engine, cfg.rollout) if cfg.rollout.partial_tokens else None
+    state.data = ZeroData(questions=questions, reference=reference, ahead=ahead, partial=partial)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
 
     def step(state: TrainState) -> dict[str, float]:
@@ -93,7 +100,9 @@ def run(
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh()
         now = schedule.at(state.step)
-        metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, seed=seed, ahead=ahead)
+        metrics, groups = rl_step(
+            state, engine, questions, reference, task, reward, cfg, now, seed=seed, ahead=ahead, partial=partial
+        )
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 
