@@ -20,6 +20,7 @@ from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
+from rl.long2short import Long2ShortConfig
 from rl.rewards.base import RewardConfig
 from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
@@ -31,7 +32,7 @@ from training.layout import check_model
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
+STAGES = {"pretrain": "pretrain", "reproduce": "reproduce", "long2short": "long2short"}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
@@ -39,11 +40,12 @@ FOLDERS = {
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
+    "long2short": "long2short.checkpoint",
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-STAGED = ("zero", "reproduce")
+STAGED = ("zero", "reproduce", "long2short")
 "Commands of FOLDERS that train."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
@@ -128,6 +130,8 @@ class Config:
     "What is paid for."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     "How answers are drawn."
+    long2short: Long2ShortConfig = field(default_factory=Long2ShortConfig)
+    "From a model that thinks long to one that thinks short."
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     "What is measured on held-out questions."
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -270,6 +274,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
         raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
     if ready:
         judged.convert.check(command)
+    if ready and command == "long2short":
+        judged.long2short.check(judged.reward.length, judged.sampling.max_response_tokens)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 
@@ -305,6 +311,7 @@ def to_dict(value: Any) -> Any:
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
 _DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method")
 _DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
 
 

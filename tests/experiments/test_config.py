@@ -14,8 +14,8 @@ from modeling.config import Fp8, ModelConfig
 from modeling.presets import PRESETS
 from training.config import OptimizerName
 
-HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint"}
-NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
+HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint", "long2short": "long2short.checkpoint"}
+NEEDED = {"long2short": ["short=a"], "import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 
