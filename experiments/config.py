@@ -152,6 +152,7 @@ class Config:
         _check_questions(self)
         _check_layout(self)
         _check_sampling(self)
+        _check_repetition(self)
         if self.pretrain.tokens < self.pretrain.batch_tokens:
             raise ConfigError(
                 "pretrain.tokens",
@@ -204,6 +205,17 @@ def _check_sampling(cfg: Config) -> None:
             "true",
             f"drafts by MTP are of our own engine, not of {cfg.rl.rollout.engine.name}'s",
             "set rl.rollout.engine=local, or sampling.speculative=false",
+        )
+
+
+def _check_repetition(cfg: Config) -> None:
+    """A penalty needs something that it is for."""
+    if cfg.reward.repetition > 0 and not cfg.rl.rollout.repeat_ngram:
+        raise ConfigError(
+            "reward.repetition",
+            cfg.reward.repetition,
+            "no answer is cut for repeating itself",
+            "set rl.rollout.repeat_ngram=32 rl.rollout.partial_tokens=64, or reward.repetition=0",
         )
 
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, speculative, train
+from experiments.bench import decode, logging, partial, speculative, train
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -14,6 +14,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "decode_tokens": decode.run,
     "logging_overhead": logging.run,
     "speculative": speculative.run,
+    "partial_rollouts": partial.run,
 }
 FOLDER = Path("runs/bench")
 

@@ -1,16 +1,15 @@
 """Partial rollouts (K §2.6.2) against plain ones: steps a second of the whole RL step, answers of long-tailed length.
 
-Random weights draw nearly uniform tokens, and a set of them stops an answer: lengths are geometric, of the mean STOPS
-sets; the longest of a step's answers is five times as long. Weights stay where they are (a learning rate of nothing), so
-that the lengths do. Both sides do the same: ask, write, score, read, update; partial steps train on as many groups in the
-mean. Taken in turn in one process, once the buffer has filled.
+Random weights draw nearly uniform tokens, and a few of them stop an answer: lengths are geometric, and the longest of a
+step's answers is five times the mean. The weights stay (a learning rate of nothing), so that the lengths do. Both sides
+do the same: ask, write, score, read, update; partial steps train on as many groups in the mean. Taken in turn in one
+process, once the buffer has filled.
 """
 
 import dataclasses
 import os
 import time
 import zlib
-from pathlib import Path
 from typing import Any
 
 from experiments.bench.result import Result
@@ -126,9 +125,3 @@ def run() -> Result:
         partial=per_step("partial"),
         plain=per_step("plain"),
     )
-
-
-if __name__ == "__main__":
-    found = run()
-    print(found, found.details)
-    found.write(Path("runs/bench/partial_rollouts.json"))

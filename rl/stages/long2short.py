@@ -33,12 +33,12 @@ def run(engine: RolloutEngine, task: Task, reward: RewardConfig, cfg: Long2Short
 
     Every rank calls it. A run cut short keeps the chunks it has. Raises R1Error where no row comes out.
     """
-    asked = sample(engine, task, reward, cfg, run_dir / "samples")
+    asked = sample(engine, task, reward, cfg, run_dir / "answers")
     rows = sft_rows(asked) if cfg.method is Long2ShortMethod.rejection else pair_rows(asked, cfg.longer)
     path = run_dir / FILES[cfg.method]
     if not rows:
         raise R1Error(
-            f"{path}: not one of {len(asked)} questions gave a row; ask more (long2short.questions, long2short.samples) "
+            f"{path}: not one of {len(asked)} questions gave a row; set more long2short.questions and samples, "
             "or start from a model that answers some right"
         )
 
@@ -80,8 +80,8 @@ def _answers(group: Group) -> list[dict[str, Any]]:
 
 
 def figures(asked: Asked) -> dict[str, float]:
-    """Questions, the share that has a right answer, the share of right answers; tokens of right ones and of the shortest
-    right ones, over the questions that have one."""
+    """Questions, the share that has a right answer, the share of right answers; tokens of right ones and of the
+    shortest right ones, over the questions that have one."""
     answers = [answer for _, group in asked for answer in group]
     solved = [[a.tokens for a in group if a.right] for _, group in asked if shortest_right(group)]
     found = {

@@ -21,7 +21,7 @@ GROUPS = st.lists(st.tuples(st.integers(1, 10_000), st.booleans()), min_size=1, 
             [10, 35, 85, 110],
             [True, False, True, False],
             [0.5, 0.0, -0.25, -0.5],
-        ),  # the longest one is wrong, and counts
+        ),  # the longest one is wrong
         ([40, 10], [True, False], [-0.5, 0.0]),
         ([7, 7, 7], [True, False, True], [0.0, 0.0, 0.0]),
         ([5], [True], [0.0]),
