@@ -22,6 +22,7 @@ from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
 from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
+from rl.long2short import Long2ShortConfig
 from rl.objective_config import ObjectiveName
 from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
@@ -36,7 +37,7 @@ from training.layout import check_model
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {"pretrain": "pretrain", "reproduce": "reproduce", "ppo": "ppo", "dpo": "dpo"}
+STAGES = {name: name for name in ("pretrain", "reproduce", "ppo", "dpo", "long2short")}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
@@ -48,13 +49,14 @@ FOLDERS = {
     "reproduce": "reproduce.base",
     "reward_model": "reward_model.checkpoint",
     "rlaif": "rlaif.checkpoint",
+    "long2short": "long2short.checkpoint",
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate", "doctor": "doctor"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
-STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model")
+STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short")
 "Commands of FOLDERS that train."
 FILES = {"dpo": "dpo.data"}
 "The setting that names the file which a command reads."
@@ -149,6 +151,8 @@ class Config:
     "Preference pairs from a judge."
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     "How answers are drawn."
+    long2short: Long2ShortConfig = field(default_factory=Long2ShortConfig)
+    "From a model that thinks long to one that thinks short."
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     "What is measured on held-out questions."
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -174,6 +178,7 @@ class Config:
         _check_questions(self)
         _check_layout(self)
         _check_sampling(self)
+        _check_repetition(self)
         if self.pretrain.tokens < self.pretrain.batch_tokens:
             raise ConfigError(
                 "pretrain.tokens",
@@ -232,6 +237,17 @@ def _check_sampling(cfg: Config) -> None:
             "true",
             f"drafts by MTP are of our own engine, not of {cfg.rl.rollout.engine.name}'s",
             "set rl.rollout.engine=local, or sampling.speculative=false",
+        )
+
+
+def _check_repetition(cfg: Config) -> None:
+    """A penalty needs something that it is for."""
+    if cfg.reward.repetition > 0 and not cfg.rl.rollout.repeat_ngram:
+        raise ConfigError(
+            "reward.repetition",
+            cfg.reward.repetition,
+            "no answer is cut for repeating itself",
+            "set rl.rollout.repeat_ngram=32 rl.rollout.partial_tokens=64, or reward.repetition=0",
         )
 
 
@@ -325,6 +341,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             judged.reward.judge.check("reward.judge")
         if command == "rlaif":
             judged.rlaif.judge.check("rlaif.judge")
+        if command == "long2short":
+            judged.long2short.check(judged.reward.length, judged.sampling.max_response_tokens)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 
@@ -365,6 +383,7 @@ def to_dict(value: Any) -> Any:
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
 _DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method")
 _DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
 _DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))
 _DECIDE_RESULT = ("pretrain.", "rl.", "dpo.", "reward_model.", "evaluate.questions", "evaluate.samples")

@@ -93,6 +93,14 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "long2short": Command(
+        about="Kimi k1.5's long2short: from a model that thinks long to one that thinks short.",
+        function="experiments.long2short:run",
+        sections=("scale", "run", "long2short", *_RL, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
     "evaluate": Command(
         about="Measure the model evaluate.checkpoint on held-out questions.",
         function="experiments.stages:evaluate",

@@ -50,22 +50,37 @@ class Generator:
         stop_ids: set[int],
         stop_text: StopText | None = None,
         max_rows: int = 256,
+        begun: list[list[int]] | None = None,
+        more: int | None = None,
     ) -> list[Sampled]:
         """One answer to each prompt; at most max_rows are written at a time, the next take the places of the finished.
 
         A prompt that is asked many times is read once. An answer ends after a token of stop_ids, after the token that
         completes stop_text, after sampling.max_response_tokens, or where the row is max_position_embeddings long.
+        begun: tokens that each answer has already; those after them are given, at most `more`. With the same seeds and
+        weights an answer written in parts has the tokens of one written at once (rounding apart, as above).
         Raises ConfigError for prompts that leave no room or have unknown ids.
         """
         if len(seeds) != len(prompts):
             raise ConfigError("seeds", len(seeds), f"there are {len(prompts)} prompts", "give one seed to each")
         if max_rows < 1:
             raise ConfigError("max_rows", max_rows, "has to be positive", "set 256")
-        self._check(prompts)
-        run = self._run(prompts, sampling, seeds, stop_ids, stop_text, max_rows)
+        if more is not None and more < 1:
+            raise ConfigError("more", more, "has to be positive", "leave it out for whole answers")
+        begun = begun if begun is not None else [[] for _ in prompts]
+        self._check([prompt + start for prompt, start in zip(prompts, begun, strict=True)])
+        for number, (prompt, start) in enumerate(zip(prompts, begun, strict=True)):
+            if len(start) >= self.limit(prompt, sampling):
+                problem = f"the longest answer has {self.limit(prompt, sampling)}"
+                raise ConfigError(f"begun[{number}]", f"{len(start)} tokens", problem, "leave out what has ended")
+        run = self._run(prompts, sampling, seeds, stop_ids, stop_text, max_rows, begun, more)
         while run.step():
             pass
         return run.answers()
+
+    def limit(self, prompt: list[int], sampling: SamplingConfig) -> int:
+        """Tokens after which an answer to the prompt is cut."""
+        return min(sampling.max_response_tokens, self.cfg.max_position_embeddings - len(prompt))
 
     def stream(
         self,
@@ -80,16 +95,8 @@ class Generator:
         self._check([prompt])
         return self._stream(self._run([prompt], sampling, [seed], stop_ids, stop_text, 1))
 
-    def _run(
-        self,
-        prompts: list[list[int]],
-        sampling: SamplingConfig,
-        seeds: list[int],
-        stop_ids: set[int],
-        stop_text: StopText | None,
-        max_rows: int,
-    ) -> "Run":
-        return Run(self, prompts, sampling, seeds, stop_ids, stop_text, max_rows)
+    def _run(self, *args, **kwargs) -> "Run":
+        return Run(self, *args, **kwargs)
 
     def _stream(self, run: "Run") -> Iterator[int]:
         seen = 0
@@ -125,7 +132,7 @@ class Rows:
     token: Tensor
     "The token drawn last."
     count: Tensor
-    "Tokens drawn until the answer ended."
+    "Tokens of the answer until it ended."
     limit: Tensor
     "Tokens after which the answer is cut."
     alive: Tensor
@@ -166,12 +173,20 @@ class Run:
         stop_ids: set[int],
         stop_text: StopText | None,
         max_rows: int,
+        begun: list[list[int]] | None = None,
+        more: int | None = None,
     ) -> None:
+        self.begun = begun if begun is not None else [[] for _ in prompts]
+        self.limits = [generator.limit(prompt, sampling) for prompt in prompts]
+        "Of whole answers; cuts: of what is written now."
+        self.cuts = [
+            limit if more is None else min(limit, len(start) + more)
+            for limit, start in zip(self.limits, self.begun, strict=True)
+        ]
+        prompts = [prompt + start for prompt, start in zip(prompts, self.begun, strict=True)]
         self.decoder, self.prompts, self.sampling, self.seeds = generator.decoder, prompts, sampling, seeds
         self.stop_ids, self.stop_text, self.max_rows = stop_ids, stop_text, max_rows
         vocab, self.device = self.decoder.head.shape[0], self.decoder.head.device
-        room = generator.cfg.max_position_embeddings
-        self.limits = [min(sampling.max_response_tokens, room - len(prompt)) for prompt in prompts]
         self.stops = torch.tensor([token in stop_ids for token in range(vocab)], device=self.device)
         # Equal prompts follow each other, so that they are read once. The next one is last.
         first: dict[tuple[int, ...], int] = {}
@@ -209,8 +224,8 @@ class Run:
         drawn = job.bincount(minlength=len(self.prompts)).tolist()
         parts = zip(*(column[order].split(drawn) for column in columns), strict=True)
         answers = []
-        for count, said, row in zip(self.counts, self.stopped, parts, strict=True):
-            tokens, logprobs, entropies = (part[:count].tolist() for part in row)
+        for count, begun, said, row in zip(self.counts, self.begun, self.stopped, parts, strict=True):
+            tokens, logprobs, entropies = (part[: count - len(begun)].tolist() for part in row)
             answers.append(Sampled(tokens, logprobs, entropies, stopped=tokens[-1] in self.stop_ids or said))
         return answers
 
@@ -248,10 +263,10 @@ class Run:
         rows = Rows(
             job=torch.tensor(jobs, device=self.device),
             token=zero,
-            count=zero,
-            limit=torch.tensor([self.limits[job] for job in jobs], device=self.device),
+            count=torch.tensor([len(self.begun[job]) for job in jobs], device=self.device),
+            limit=torch.tensor([self.cuts[job] for job in jobs], device=self.device),
             alive=zero == 0,
-            said=zero,
+            said=torch.tensor([self._said(job) for job in jobs], device=self.device),
             uniform=self._uniforms(jobs),
         )
         rows, _ = self._draw(rows, read.logits[place])
@@ -264,6 +279,10 @@ class Run:
         place = {job: unique.setdefault(tuple(self.prompts[job]), len(unique)) for job in jobs}
         logits, cache = self.decoder.prefill([list(prompt) for prompt in unique])
         return _Read(jobs[::-1], place, logits, cache)
+
+    def _said(self, job: int) -> int:
+        """How much of the stop text the answer ends with before it goes on."""
+        return 0 if self.stop_text is None else self.stop_text.read(self.begun[job])
 
     def _uniforms(self, jobs: list[int]) -> Tensor:
         """The numbers that decide each answer, from a counter-based generator keyed by its seed."""

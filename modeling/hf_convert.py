@@ -42,9 +42,8 @@ def convert(
     def values(names: list[str]) -> Iterable[tuple[str, Tensor]]:
         return ((tensor.name, value) for tensor, value in hf_files.read(stored[name] for name in names))
 
-    settings = {key: value for key, value in hf_files.read_json(source / hf.CONFIG).items() if key not in _OF_CODE}
-    settings |= settings_of(specs, fp8)
-    beside = _copying(source)
+    settings = settings_without_code(source) | settings_of(specs, fp8)
+    beside = copying(source)
     hf_files.write(out, settings, specs, values, max_shard_bytes=max_shard_bytes, beside=beside, done=progress)
     return cfg
 
@@ -60,13 +59,20 @@ def specs_of(
     return specs
 
 
+def settings_without_code(source: Path) -> dict[str, Any]:
+    """config.json without what speaks of code, quantisation or types."""
+    return {key: value for key, value in hf_files.read_json(source / hf.CONFIG).items() if key not in _OF_CODE}
+
+
 def settings_of(specs: dict[str, Spec], fp8: bool) -> dict[str, Any]:
     """What config.json says of the weights' types."""
     dtype = specs["model.embed_tokens.weight"].dtype
     return {"torch_dtype": str(dtype).removeprefix("torch.")} | ({"quantization_config": hf_config.FP8} if fp8 else {})
 
 
-def _copying(source: Path) -> Callable[[Path], None]:
+def copying(source: Path) -> Callable[[Path], None]:
+    """What copies the source's tokenizer into a folder."""
+
     def copy(folder: Path) -> None:
         for pattern in FILES:
             for path in source.glob(pattern):

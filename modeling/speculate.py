@@ -19,7 +19,6 @@ from modeling.draft import DraftingDecoder
 from modeling.draw import distribution, invert
 from modeling.generate import Generator, Rows, Run
 from modeling.sampling import SamplingConfig
-from modeling.stop import StopText
 
 
 def generator_for(model: nn.Module, cfg: ModelConfig, sampling: SamplingConfig) -> Generator:
@@ -55,16 +54,8 @@ class SpeculativeGenerator(Generator):
         self.proposed = self.accepted = 0
         "Tokens that the module proposed, and those of them that stood, since the generator was made."
 
-    def _run(
-        self,
-        prompts: list[list[int]],
-        sampling: SamplingConfig,
-        seeds: list[int],
-        stop_ids: set[int],
-        stop_text: StopText | None,
-        max_rows: int,
-    ) -> "SpeculativeRun":
-        return SpeculativeRun(self, prompts, sampling, seeds, stop_ids, stop_text, max_rows)
+    def _run(self, *args, **kwargs) -> "SpeculativeRun":
+        return SpeculativeRun(self, *args, **kwargs)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,13 @@ class StopText:
         """The states [rows], 0 at first, after one more token in each; `end` where the text is there."""
         return self.table[state, token].long()
 
+    def read(self, tokens: list[int]) -> int:
+        """The state after all of an answer's tokens."""
+        table, state = self.table.cpu().numpy(), 0
+        for token in tokens:
+            state = int(table[state, token])
+        return state
+
 
 def _matcher(wanted: bytes) -> np.ndarray:
     """Knuth, Morris and Pratt's automaton [states, 256] -> state; the last state keeps."""

@@ -24,16 +24,22 @@ class Row:
     advantage: float
     reward: float = 0.0
     "Of the whole answer."
+    context: int = 0
+    "Response tokens at its start that are read and not trained on."
 
     @property
-    def response_length(self) -> int:
-        return len(self.tokens) - self.prompt_length
+    def trained_length(self) -> int:
+        """Tokens that carry a weight."""
+        return len(self.tokens) - self.prompt_length - self.context
 
 
-def rows_of(groups: list[Group], prompts: list[list[int]], *, drop_zero_variance: bool) -> list[Row]:
+def rows_of(
+    groups: list[Group], prompts: list[list[int]], *, drop_zero_variance: bool, last_segment: bool = False
+) -> list[Row]:
     """Flatten groups to rows; groups whose answers all scored the same carry no gradient and may be left out.
 
-    prompts: the token ids of each group's question. Answers without a single token are left out.
+    prompts: the token ids of each group's question. Answers without a single token are left out. last_segment: train on
+    each answer's last segment alone (partial rollouts).
     """
     rows = []
     for group, prompt in zip(groups, prompts, strict=True):
@@ -41,7 +47,8 @@ def rows_of(groups: list[Group], prompts: list[list[int]], *, drop_zero_variance
             continue
         for c in group.completions:
             if c.tokens:
-                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage, c.reward))
+                context = c.last_segment if last_segment else 0
+                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage, c.reward, context))
     return rows
 
 
@@ -50,17 +57,18 @@ def row_weights(rows: list[Row], weighting: LossWeighting) -> list[float]:
 
     per_answer: 1 / (N |o_i|), the mean over answers of the mean over tokens (DSM eq. 3).
     token_mean: 1 / sum |o_i|, every token counts the same (DAPO), so long answers weigh more.
+    |o_i| counts the tokens that are trained on.
 
     Two answers of 1 and 3 tokens: per_answer gives [1/2, 1/6], token_mean gives [1/4, 1/4].
     """
     if weighting is LossWeighting.token_mean:
-        total = sum(row.response_length for row in rows)
+        total = sum(row.trained_length for row in rows)
         return [1.0 / total for _ in rows]
-    return [1.0 / (len(rows) * row.response_length) for row in rows]
+    return [1.0 / (len(rows) * row.trained_length) for row in rows]
 
 
 def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
-    """Rows padded on the right: tokens, labels (tokens one to the left), weights on response labels only.
+    """Rows padded on the right: tokens, labels (tokens one to the left), weights on trained response labels only.
 
     All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`, and `scores`
     [batch], the rewards. Prompts count as load of the experts, padding does not. No rows give one of padding, weight 0.
@@ -73,7 +81,7 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         n = len(row.tokens) - 1
         response = slice(row.prompt_length - 1, n)
         tokens[i, :n], labels[i, :n], padding[i, :n] = row.tokens[:-1], row.tokens[1:], False
-        loss_weights[i, response], advantages[i, response] = weight, row.advantage
+        loss_weights[i, response.start + row.context : n], advantages[i, response] = weight, row.advantage
         sampler[i, response] = row.sampler_logprobs
     extras: dict[str, Tensor] = {
         "advantages": torch.from_numpy(advantages),

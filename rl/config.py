@@ -49,6 +49,35 @@ class WeightSync(Enum):
     restart = "restart"
 
 
+class PartialLoss(Enum):
+    """Which segments of an answer written over several steps are trained on."""
+
+    last = "last"
+    all = "all"
+
+
+class QuestionOrder(Enum):
+    """In which order questions are asked."""
+
+    in_order = "in_order"
+    curriculum = "curriculum"
+    prioritised = "prioritised"
+
+
+@dataclass(kw_only=True, slots=True)
+class QuestionsConfig:
+    """Which training questions are asked when (K §2.3.4)."""
+
+    order: QuestionOrder = QuestionOrder.in_order
+    "in_order (the task's), curriculum (easy to hard) or prioritised (by 1 - success rate, out of a pool)."
+    pool: int = 1024
+    "Questions that prioritised draws from: the task's first ones."
+
+    def __post_init__(self) -> None:
+        if self.pool < 1:
+            raise ConfigError("rl.questions.pool", self.pool, "leaves nothing to ask", "set 1024")
+
+
 @dataclass(kw_only=True, slots=True)
 class VLLMConfig:
     """vLLM's server, in an environment of its own (`make vllm-env`); read where rl.rollout.engine=vllm."""
@@ -99,6 +128,14 @@ class RolloutConfig:
     "CUDA devices of a separate sampler, as in 4,5,6,7; empty: the trainer's."
     one_step_off: bool = False
     "Write the next step's answers while this one trains, with the weights it began with; needs placement=separate."
+    partial_tokens: int = 0
+    "Tokens by which an answer grows in a step at most; the unfinished go on in the next (K §2.6.2). 0: whole answers."
+    partial_loss: PartialLoss = PartialLoss.last
+    "last: train on each answer's last segment, earlier ones are context; all: on every token (set rl.importance_cap)."
+    repeat_ngram: int = 0
+    "End an unfinished answer whose last so many tokens stand in it repeat_times times; 0: off. With partial_tokens."
+    repeat_times: int = 4
+    "Occurrences, without overlap, that make a repetition."
     gpu_memory: float = 0.85
     "Share of a GPU's memory that vllm may take (lower where colocated)."
     cache_gib: int = 20
@@ -135,10 +172,38 @@ class RolloutConfig:
                 "a server that runs already keeps its GPUs",
                 "set rl.rollout.placement=separate",
             )
+        self._check_partial()
         if not 0 < self.gpu_memory < 1:
             raise ConfigError("rl.rollout.gpu_memory", self.gpu_memory, "is a share", "set it between 0 and 1")
         if self.cache_gib < 1:
             raise ConfigError("rl.rollout.cache_gib", self.cache_gib, "leaves no cache", "set 1 or more")
+
+    def _check_partial(self) -> None:
+        for key, least in (("partial_tokens", 0), ("repeat_ngram", 0), ("repeat_times", 2)):
+            if getattr(self, key) < least:
+                value = getattr(self, key)
+                raise ConfigError(f"rl.rollout.{key}", value, f"has to be {least} or more", f"set {least}")
+        if self.repeat_ngram and not self.partial_tokens:
+            raise ConfigError(
+                "rl.rollout.repeat_ngram",
+                self.repeat_ngram,
+                "repetition is looked for between the parts of an answer, and answers are written at once",
+                "set rl.rollout.partial_tokens=64, or rl.rollout.repeat_ngram=0",
+            )
+        if self.partial_tokens and self.engine is not EngineName.local:
+            raise ConfigError(
+                "rl.rollout.partial_tokens",
+                self.partial_tokens,
+                f"{self.engine.name} writes whole answers only",
+                "set rl.rollout.engine=local, or rl.rollout.partial_tokens=0",
+            )
+        if self.partial_tokens and self.one_step_off:
+            raise ConfigError(
+                "rl.rollout.partial_tokens",
+                self.partial_tokens,
+                "one_step_off orders whole answers a step ahead",
+                "set rl.rollout.one_step_off=false, or rl.rollout.partial_tokens=0",
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -151,6 +216,8 @@ class RLConfig:
     "RL steps: rollout, reward, update."
     questions_per_step: int = 16
     "Questions asked in a step."
+    questions: QuestionsConfig = field(default_factory=QuestionsConfig)
+    "Which training questions are asked when."
     group_size: int = 16
     "Answers to each question; the group is its own baseline."
     minibatches: int = 2
@@ -215,6 +282,13 @@ class RLConfig:
         self._check_objective()
         if self.sample_groups < 0:
             raise ConfigError("rl.sample_groups", self.sample_groups, "cannot be negative", "set 0 to keep none")
+        if self.questions.order is QuestionOrder.prioritised and self.questions.pool < self.questions_per_step:
+            raise ConfigError(
+                "rl.questions.pool",
+                self.questions.pool,
+                f"a step asks {self.questions_per_step} different questions",
+                f"set {self.questions_per_step} or more",
+            )
         answers = self.questions_per_step * self.group_size
         if self.minibatches > answers:
             raise ConfigError(

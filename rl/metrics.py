@@ -20,6 +20,9 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
         "rl/truncated_frac": _mean([not c.stopped for c in answers]),
         "rl/reflection_rate": _mean([reflects(c.text) for c in answers]),
     }
+    for part in ("length", "repetition"):  # where they are rewarded
+        if part in answers[0].breakdown:
+            metrics[f"rl/reward/{part}"] = _mean([c.breakdown[part] for c in answers])
     if all(len(c.entropies) == len(c.tokens) for c in answers):  # vLLM and Megatron's engine do not tell them
         metrics["rl/entropy"] = sum(sum(c.entropies) for c in answers) / max(tokens, 1)
     for name, some in (("correct", right), ("wrong", wrong)):

@@ -9,7 +9,7 @@ import torch
 
 from rl.advantages import group_advantages, zero_variance
 from rl.batch import minibatches, rows_of
-from rl.config import OldLogprobs, RLConfig
+from rl.config import OldLogprobs, PartialLoss, RLConfig
 from rl.critic import judge, learn
 from rl.importance import correct_for_sampler, importance_metrics
 from rl.metrics import rollout_metrics, staleness
@@ -24,6 +24,7 @@ from rl.questions import Questions
 from rl.rewards.base import Reward, RewardConfig, score_groups
 from rl.rollout.ahead import OneStepOff
 from rl.rollout.engine import RolloutEngine
+from rl.rollout.partial import PartialRollouts
 from rl.tasks.base import Task
 from rl.types import Completion, Group, Question
 from training import parallel
@@ -67,20 +68,22 @@ def rl_step(
     *,
     seed: int,
     ahead: OneStepOff | None = None,
+    partial: PartialRollouts | None = None,
     more_rewards: Sequence[Reward] = (),
 ) -> tuple[dict[str, float], list[Group]]:
     """One step: cfg.questions_per_step x cfg.group_size answers, then cfg.minibatches updates. -> metrics, groups.
 
     state.beside holds PPO's value model as `critic`. ahead: has this step's answers written during the one before, and
-    takes the order for the next. more_rewards: what is paid beside the rules in this step (rl/rewards/build.py).
+    takes the order for the next. partial: gives the groups that are complete, whenever they were asked. more_rewards:
+    what is paid beside the rules in this step (rl/rewards/build.py).
     """
     phase, step, critic = Phases(), state.step, state.beside.get("critic")
     with phase("rollout"):
-        asked, answers, told = _ask(state, engine, questions, cfg, ahead)
+        asked, answers, told = _ask(state, engine, questions, cfg, ahead, partial)
         groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
 
     with phase("reward"):
-        score_groups(groups, task, reward, more_rewards)
+        score_groups(groups, task, reward, more_rewards, progress=step / cfg.steps)
         rewards = torch.tensor([[c.reward for c in g.completions] for g in groups], dtype=torch.float64)
         advantages = group_advantages(rewards, cfg.baseline, tau=cfg.objective.tau)  # R1 eq. 3
         for group, row in zip(groups, advantages.tolist(), strict=True):
@@ -89,7 +92,12 @@ def rl_step(
         metrics = rollout_metrics(groups) | {"rl/zero_variance_frac": zero_variance(rewards).double().mean().item()}
         metrics |= told | {"rl/staleness": staleness(groups, state.updates)}
 
-    rows = rows_of(groups, [engine.prompt_ids(q) for q in asked], drop_zero_variance=cfg.drops_zero_variance)
+    rows = rows_of(
+        groups,
+        [engine.prompt_ids(q) for q in asked],
+        drop_zero_variance=cfg.drops_zero_variance,
+        last_segment=cfg.rollout.partial_loss is PartialLoss.last,
+    )
     batches = minibatches(
         rows,
         cfg.minibatches,
@@ -131,9 +139,16 @@ def rl_step(
 
 
 def _ask(
-    state: TrainState, engine: RolloutEngine, questions: Questions, cfg: RLConfig, ahead: OneStepOff | None
+    state: TrainState,
+    engine: RolloutEngine,
+    questions: Questions,
+    cfg: RLConfig,
+    ahead: OneStepOff | None,
+    partial: PartialRollouts | None,
 ) -> tuple[list[Question], list[list[Completion]], dict[str, float]]:
     """The step's questions, their answers, the engine's metrics; one step off, the next step's are ordered."""
+    if partial is not None:
+        return partial.generate(questions.next(cfg.questions_per_step), cfg.group_size, step=state.step)
     taken = ahead.take() if ahead is not None else None
     if ahead is not None and engine.version != state.updates:
         engine.load_weights(state.module, version=state.updates)

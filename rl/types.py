@@ -41,15 +41,24 @@ class Completion:
     stopped: bool
     "Whether the model ended it itself; False where the length limit cut it."
     version: int = 0
-    "Version of the weights that wrote it."
+    "Version of the weights that wrote it, or its end."
+    segments: list[tuple[int, int]] = field(default_factory=list)
+    "(version of the weights, tokens they wrote), in order, of an answer in parts; empty: one version wrote all."
+    repeats: bool = False
+    "Whether it was cut for repeating itself."
     thinking_tokens: int = 0
     "Tokens between <think> and </think>; counted by the engine, which knows the tokens."
     reward: float = 0.0
     "What it earned."
     breakdown: dict[str, float] = field(default_factory=dict)
-    "The parts of it by name, not yet weighted: accuracy, format, and those of further rewards that apply to it."
+    "The parts of it by name, not yet weighted: accuracy, format (0 to 1); length (-0.5 to 0.5) and others where paid."
     advantage: float = 0.0
     "Reward compared with the group's, for every token of it."
+
+    @property
+    def last_segment(self) -> int:
+        """Where the last segment begins: tokens before it."""
+        return len(self.tokens) - self.segments[-1][1] if self.segments else 0
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, reward_checks, sandbox, speculative, train
+from experiments.bench import decode, logging, partial, reward_checks, sandbox, speculative, train
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "speculative": speculative.run,
     "reward_checks": reward_checks.run,
     "sandbox_runs": sandbox.run,
+    "partial_rollouts": partial.run,
 }
 FOLDER = Path("runs/bench")
 

@@ -1,7 +1,7 @@
 """What an answer earns: a weighted sum of named rewards (R1 §2.2.2, §2.3.2, §2.3.4), the parts kept beside it.
 
-Rules judge an answer by itself and always count; others look at whole groups (reward models, a judge, Kimi's length)
-and may not apply to a question. No rule looks at length or at self-checks.
+Rules judge an answer by itself and always count; others look at whole groups (reward models, a judge) and may not apply
+to a question. No rule looks at self-checks, and none at length unless reward.length asks for Kimi's (K §2.3.3).
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from infra.errors import ConfigError
 from rl.rewards.format import format_ok
 from rl.rewards.judge_config import JudgeConfig
 from rl.rewards.language import language_reward
+from rl.rewards.length import length_rewards, length_weight
 from rl.types import Group, Question
 
 
@@ -39,6 +40,12 @@ class RewardConfig:
     "Reward of the best answer in the judge's eyes, for general questions; 0: the judge is not asked."
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     "The model that judges."
+    length: float = 0.0
+    "Weight of Kimi's length reward, 0.5 for a group's shortest answer to -0.5 for its longest (K §2.3.3); 0: off."
+    length_warmup: float = 0.0
+    "Share of the steps that are done before the length reward counts."
+    repetition: float = 0.0
+    "Taken off an answer that was cut for repeating itself (rl.rollout.repeat_ngram)."
 
     def __post_init__(self) -> None:
         if not 0 < self.accuracy < float("inf"):
@@ -49,9 +56,18 @@ class RewardConfig:
             raise ConfigError(
                 "reward.format", self.format, "has to be at least 0 and less than a right answer earns", "set 0.1"
             )
-        for key in ("tests", "language", "helpful_weight", "harmless_weight", "judge_weight"):
+        for key in ("tests", "language", "helpful_weight", "harmless_weight", "judge_weight", "repetition"):
             if not 0 <= getattr(self, key) < float("inf"):
                 raise ConfigError(f"reward.{key}", getattr(self, key), "has to be 0 or more, and finite", "set 0.1")
+        if not 0 <= self.length < 2 * (self.accuracy - self.format):
+            raise ConfigError(
+                "reward.length",
+                self.length,
+                "a long right answer, which loses half of it, has to earn more than a wrong one",
+                f"set it from 0 to below {2 * (self.accuracy - self.format):g}",
+            )
+        if not 0 <= self.length_warmup <= 1:
+            raise ConfigError("reward.length_warmup", self.length_warmup, "is a share of the steps", "set 0.5")
 
 
 class Judge(Protocol):
@@ -99,16 +115,35 @@ def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tupl
     return reward, breakdown
 
 
-def score_groups(groups: list[Group], task: Judge, cfg: RewardConfig, more: Sequence[Reward] = ()) -> None:
-    """Set reward and breakdown of every completion: the rules', then those of `more`, one after another."""
+def score_groups(
+    groups: list[Group], task: Judge, cfg: RewardConfig, more: Sequence[Reward] = (), *, progress: float = 1.0
+) -> None:
+    """Set reward and breakdown of every completion: the rules', then those of `more`, one after another.
+
+    progress: share of the stage's steps that are done.
+    """
     if hasattr(task, "prepare"):
         task.prepare([(group.question, c.text) for group in groups for c in group.completions])
     for group in groups:
         for completion in group.completions:
             completion.reward, completion.breakdown = score(completion.text, group.question, task, cfg)
+            if cfg.repetition > 0:
+                completion.breakdown["repetition"] = float(completion.repeats)
+                completion.reward -= cfg.repetition * completion.repeats
+        if cfg.length > 0:
+            _add_length(group, length_weight(cfg.length, cfg.length_warmup, progress))
     for reward in more:
         for group, values in zip(groups, reward(groups), strict=True):
             for completion, value in zip(group.completions, values, strict=True):
                 if value is not None:
                     completion.reward += reward.weight * value
                     completion.breakdown[reward.name] = value
+
+
+def _add_length(group: Group, weight: float) -> None:
+    """K §2.3.3, beside what the rules gave."""
+    lengths = [len(c.tokens) for c in group.completions]
+    right = [c.breakdown["accuracy"] == 1.0 for c in group.completions]
+    for completion, reward in zip(group.completions, length_rewards(lengths, right), strict=True):
+        completion.breakdown["length"] = reward
+        completion.reward += weight * reward

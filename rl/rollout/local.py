@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from modeling.config import ModelConfig
-from modeling.sampling import SamplingConfig
+from modeling.sampling import Sampled, SamplingConfig
 from modeling.speculate import SpeculativeGenerator, generator_for
 from modeling.stop import StopText
 from modeling.tokenizer import Tokenizer
@@ -53,17 +53,40 @@ class LocalEngine(SharingEngine):
         prompts = [self.prompt_ids(q) for q in questions]
         places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
         mine = places[parallel.rank() :: parallel.world()]
+        sampled, *drafted = self._generate(
+            [prompts[q] for q, _ in mine], [answer_seed(self.seed, step, questions[q].id, g) for q, g in mine]
+        )
+        return Share(list(zip(mine, sampled, strict=True)), self.version, *drafted)
+
+    def go_on(self, prompts: list[list[int]], begun: list[list[int]], seeds: list[int], *, more: int) -> list[Sampled]:
+        """At most `more` further tokens of each answer; every rank calls it, writes a share and gets all."""
+        rank, world = parallel.rank(), parallel.world()
+        mine = slice(rank, None, world)
+        shares = parallel.gather_objects(self._generate(prompts[mine], seeds[mine], begun[mine], more))
+        self._tell(sum(proposed for _, proposed, _ in shares), sum(accepted for *_, accepted in shares))
+        return [shares[i % world][0][i // world] for i in range(len(prompts))]
+
+    def limit(self, prompt: list[int]) -> int:
+        """Tokens after which an answer to the prompt is cut."""
+        return self.generator.limit(prompt, self.sampling)
+
+    def _generate(
+        self, prompts: list[list[int]], seeds: list[int], begun: list[list[int]] | None = None, more: int | None = None
+    ) -> tuple[list[Sampled], int, int]:
+        """-> answers, and tokens that a drafter proposed and accepted for them."""
         before = self._drafted()
         sampled = self.generator.generate(
-            [prompts[q] for q, _ in mine],
+            prompts,
             self.sampling,
-            seeds=[answer_seed(self.seed, step, questions[q].id, g) for q, g in mine],
+            seeds=seeds,
             stop_ids=self.stop_ids,
             stop_text=self.stop_text,
             max_rows=self.max_rows,
+            begun=begun,
+            more=more,
         )
-        drafted = [now - then for now, then in zip(self._drafted(), before, strict=True)]
-        return Share(list(zip(mine, sampled, strict=True)), self.version, *drafted)
+        proposed, accepted = (now - then for now, then in zip(self._drafted(), before, strict=True))
+        return sampled, proposed, accepted
 
     def _drafted(self) -> tuple[int, int]:
         """Tokens proposed and accepted so far."""

@@ -72,9 +72,12 @@ class SharingEngine:
         if problem:
             raise R1Error(problem)
         proposed, accepted = (sum(getattr(s, name) for s in shares) for name in ("proposed", "accepted"))
-        self._metrics = {"mtp/rollout_acceptance": accepted / proposed} if proposed else {}
-        answers = {(q, g): self._completion(questions[q], a, s.version) for s in shares for (q, g), a in s.answers}
+        self._tell(proposed, accepted)
+        answers = {(q, g): self.completion(questions[q], a, s.version) for s in shares for (q, g), a in s.answers}
         return [[answers[q, g] for g in range(group_size)] for q in range(len(questions))]
+
+    def _tell(self, proposed: int, accepted: int) -> None:
+        self._metrics = {"mtp/rollout_acceptance": accepted / proposed} if proposed else {}
 
     def metrics(self) -> dict[str, float]:
         """mtp/rollout_acceptance: share of the drafter's proposals that stood, where there is a drafter."""
@@ -83,7 +86,8 @@ class SharingEngine:
     def close(self) -> None:
         """Give back what the engine holds outside this process."""
 
-    def _completion(self, question: Question, sampled: Sampled, version: int) -> Completion:
+    def completion(self, question: Question, sampled: Sampled, version: int) -> Completion:
+        """An answer as the rest of RL reads it."""
         # Some chat templates open the thinking themselves (R1's does); the rules read an answer as if it had.
         opening = THINK if question.prompt.rstrip().endswith(THINK) else ""
         text = opening + self.tokenizer.decode(sampled.tokens)

@@ -14,6 +14,7 @@ from modeling.config import Fp8, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
+from rl.curriculum import build_questions
 from rl.evaluate import EvaluateConfig, evaluate, write_answers
 from rl.memory import Activations, memory_by_part
 from rl.metrics import sample_rows
@@ -25,6 +26,7 @@ from rl.rewards.build import build_rewards
 from rl.rollout.ahead import OneStepOff
 from rl.rollout.build import build_engine
 from rl.rollout.engine import RolloutEngine
+from rl.rollout.partial import PartialRollouts
 from rl.step import rl_step
 from rl.tasks.base import TaskConfig
 from rl.tasks.mix import build_task
@@ -37,18 +39,20 @@ from training.state import TrainState, build_state
 
 @dataclass(kw_only=True, slots=True)
 class ZeroData:
-    """What a resumed stage has to remember besides the policy: where it is in the questions, the reference, and what
-    is written ahead."""
+    """What a resumed stage has to remember besides the policy: where it is in the questions, the reference, what is
+    written ahead, and what is unfinished."""
 
     questions: Questions
     reference: Reference | None
     ahead: OneStepOff | None = None
+    partial: PartialRollouts | None = None
 
     def state_dict(self) -> dict:
         return {
             "questions": self.questions.state_dict(),
             "reference": self.reference.state_dict() if self.reference else None,
             "ahead": self.ahead.state_dict() if self.ahead else None,
+            "partial": self.partial.state_dict() if self.partial else None,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -57,6 +61,8 @@ class ZeroData:
             self.reference.load_state_dict(state["reference"])
         if self.ahead and state.get("ahead") is not None:
             self.ahead.load_state_dict(state["ahead"])
+        if self.partial and state.get("partial") is not None:
+            self.partial.load_state_dict(state["partial"])
 
 
 def run(
@@ -91,10 +97,11 @@ def run(
         own = dict(stage=stage, init_from=base, value_head=True)
         state.beside["critic"] = build_state(model_cfg, cfg.ppo.optimizer, parallel_cfg, **own)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
-    questions = Questions(task)
+    questions = build_questions(task, cfg, seed=seed)
     engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)
     ahead = OneStepOff(engine) if cfg.rollout.one_step_off else None
-    state.data = ZeroData(questions=questions, reference=reference, ahead=ahead)
+    partial = PartialRollouts(engine, cfg.rollout) if cfg.rollout.partial_tokens else None
+    state.data = ZeroData(questions=questions, reference=reference, ahead=ahead, partial=partial)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
     activations: Activations | None = Activations(state)
 
@@ -105,7 +112,7 @@ def run(
         if reference is not None and state.step > 0 and state.step % cfg.reference_every == 0:
             reference.refresh()
         now = schedule.at(state.step)
-        beside = dict(seed=seed, ahead=ahead, more_rewards=more_rewards)
+        beside = dict(seed=seed, ahead=ahead, partial=partial, more_rewards=more_rewards)
         with activations.measured() if activations else nullcontext():
             metrics, groups = rl_step(state, engine, questions, reference, task, reward, cfg, now, **beside)
         if activations:  # once in a stage is enough

@@ -104,6 +104,15 @@ class Task(Protocol):
         ...
 
 
+def difficulty(task: Task, question: Question) -> float:
+    """How hard the task says its question is; larger is harder. Raises ConfigError where it says nothing."""
+    of = getattr(task, "difficulty", None)
+    if of is None:
+        remedy = "set rl.questions.order=prioritised"
+        raise ConfigError("rl.questions.order", "curriculum", f"{task.name} does not grade its questions", remedy)
+    return of(question)
+
+
 @dataclass(kw_only=True, slots=True)
 class TaskConfig:
     """What is asked."""

@@ -46,6 +46,12 @@ class Countdown:
         answer = answer_of(text)
         return 0.0 if answer is None else score_expression(answer, question.meta["numbers"], question.meta["target"])
 
+    def difficulty(self, question: Question) -> float:
+        """More numbers are harder; among as many, larger ones: count + mean / (1 + mean). [3, 5, 7] has 3.83."""
+        numbers = question.meta["numbers"]
+        mean = sum(numbers) / len(numbers)
+        return len(numbers) + mean / (1 + mean)
+
     def _question(self, name: str, numbers: Numbers, target: int) -> Question:
         answer = next(s.expression for line in search(numbers) for s in line.steps if s.value == target)
         prompt = self.template.prompt((_in_words if self.template.in_words else question_text)(numbers, target))

@@ -93,6 +93,10 @@ class GymTask:
         number = re.fullmatch(r"[+-]?[0-9]{1,12}", answer)
         return float(number is not None and int(answer) == int(question.answer))
 
+    def difficulty(self, question: Question) -> float:
+        """Characters of the prompt: more terms, larger numbers, longer words."""
+        return float(len(question.prompt))
+
     def _question(self, name: str, item: int) -> Question:
         return Question(name, self.name, self.template.prompt(self._text(item)), self._item(item)["answer"])
 

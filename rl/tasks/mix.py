@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError
-from rl.tasks.base import Prompter, Task, TaskConfig, prompter
+from rl.tasks.base import Prompter, Task, TaskConfig, difficulty, prompter
 from rl.tasks.benchmarks import BENCHMARKS, BenchmarkTask, files_by_name
 from rl.tasks.code import Code
 from rl.tasks.countdown import Countdown
@@ -92,6 +92,10 @@ class Mix:
         ends = [round(n * share / sum(self.weights)) for share in accumulate(self.weights)]
         counts = [end - start for start, end in zip([0, *ends], ends, strict=False)]
         return [q for task, count in zip(self.tasks, counts, strict=True) for q in task.test_questions(count)]
+
+    def difficulty(self, question: Question) -> float:
+        """What the question's own task says, on that task's scale."""
+        return difficulty(self.by_name[question.task], question)
 
     def score(self, question: Question, text: str) -> float:
         """The judgement of the question's own task."""

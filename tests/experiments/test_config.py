@@ -16,7 +16,8 @@ from rl.objective_config import ObjectiveName
 from training.config import OptimizerName
 
 HERE = {"zero": "rl.checkpoint", "ppo": "rl.checkpoint", "dpo": "dpo.checkpoint", "evaluate": "evaluate.checkpoint"}
-NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
+HERE |= {"long2short": "long2short.checkpoint"}
+NEEDED = {"long2short": ["short=a"], "import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 

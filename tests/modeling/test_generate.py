@@ -8,6 +8,7 @@ import torch
 from infra.errors import ConfigError
 from modeling.draw import draw
 from modeling.generate import Generator, Sampled, SamplingConfig
+from modeling.stop import StopText
 from tests.modeling.test_decode import full_logits, model, rows
 
 STOPS = {3, 17, 20, 41, 55}
@@ -142,6 +143,57 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(generator, changes):
     for row in (0, 13, 40):
         alone = answers(generator, [prompts[row]], sampling, seeds=[seeds[row]], stop_ids=STOPS)[0]
         assert alone.tokens == together[row].tokens
+
+
+def in_parts(generator: Generator, prompts: list[list[int]], sampling: SamplingConfig, more: int, **changes):
+    """The answers written `more` tokens at a time, and in how many parts each was."""
+    whole, parts = [Sampled([], [], [], False) for _ in prompts], [0] * len(prompts)
+    seeds = changes.pop("seeds")
+    going = list(range(len(prompts)))
+    while going:
+        begun = [whole[i].tokens for i in going]
+        ask = dict(seeds=[seeds[i] for i in going], begun=begun, more=more) | changes
+        for i, part in zip(going, generator.generate([prompts[i] for i in going], sampling, **ask), strict=True):
+            old = whole[i]
+            assert 1 <= len(part.tokens) <= more
+            columns = (old.tokens + part.tokens, old.logprobs + part.logprobs, old.entropies + part.entropies)
+            whole[i], parts[i] = Sampled(*columns, part.stopped), parts[i] + 1
+        going = [
+            i for i in going if not whole[i].stopped and len(whole[i].tokens) < generator.limit(prompts[i], sampling)
+        ]
+    return whole, parts
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(temperature=0.7, top_p=0.8)])
+@pytest.mark.parametrize("more", [1, 7])
+def test_an_answer_in_parts_is_the_answer_written_at_once(generator, changes, more):
+    prompts, seeds = rows([5 + 3 * row % 14 for row in range(32)]), list(range(32))
+    ask = dict(seeds=seeds, stop_ids=STOPS, max_rows=20)
+    whole = answers(generator, prompts, setting(40, **changes), **ask)
+    parts, counts = in_parts(generator, prompts, setting(40, **changes), more, **ask)
+    assert [a.tokens for a in parts] == [a.tokens for a in whole]
+    assert [a.stopped for a in parts] == [a.stopped for a in whole]
+    assert counts == [-(-len(a.tokens) // more) for a in whole] and len(set(counts)) > 4
+    for part, at_once in zip(parts, whole, strict=True):
+        assert part.logprobs == pytest.approx(at_once.logprobs, abs=1e-4)
+        assert part.entropies == pytest.approx(at_once.entropies, abs=1e-4)
+
+
+def test_a_stop_text_is_seen_across_parts(network, generator):
+    pieces = ["ab"[i % 2] for i in range(network[1].vocab_size)]
+    stop, prompts, seeds = StopText("abba", pieces, len(pieces)), rows([6] * 24), list(range(24))
+    ask = dict(seeds=seeds, stop_ids=set(), stop_text=stop)
+    whole = answers(generator, prompts, setting(40), **ask)
+    parts, _ = in_parts(generator, prompts, setting(40), 3, **ask)
+    assert [(a.tokens, a.stopped) for a in parts] == [(a.tokens, a.stopped) for a in whole]
+    assert sum(a.stopped for a in whole) > 12
+
+
+def test_what_has_ended_is_not_written_on(generator):
+    with pytest.raises(ConfigError, match=r"begun\[0\]"):
+        answers(generator, rows([6]), setting(3), begun=[[1, 2, 4]])
+    with pytest.raises(ConfigError, match="more"):
+        answers(generator, rows([6]), setting(3), more=0)
 
 
 def test_waiting_prompts_take_the_places_of_finished_rows(generator, monkeypatch):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rl.batch import LossWeighting, Row, collate, minibatches, row_weights
+from rl.batch import LossWeighting, Row, collate, minibatches, row_weights, rows_of
+from rl.types import Completion, Group, Question
 
 
 def rows(*lengths):
@@ -24,6 +25,23 @@ def test_only_response_labels_carry_weight():
     assert batch.padding.tolist() == [[False, False, False], [False, False, True]]  # the prompt is load
     assert batch.extras["advantages"].tolist() == [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     assert batch.extras["sampler_logprobs"].tolist() == [[0.0, -0.5, -0.5], [0.0, -0.5, 0.0]]
+
+
+def test_of_an_answer_in_parts_the_last_segment_alone_carries_weight():
+    parts = Completion([10, 11, 12, 13], "", [-0.1, -0.2, -0.3, -0.4], [], True, segments=[(3, 1), (5, 3)])
+    parts.advantage, other = 2.0, Completion([20], "", [-0.5], [], True, advantage=-2.0)
+    groups = [Group(Question("q", "t", "", ""), [parts, other])]
+    of_all = rows_of(groups, [[7, 8]], drop_zero_variance=True)
+    of_last = rows_of(groups, [[7, 8]], drop_zero_variance=True, last_segment=True)
+    assert row_weights(of_all, LossWeighting.per_answer) == pytest.approx([1 / 8, 1 / 2])
+    weights = row_weights(of_last, LossWeighting.per_answer)
+    assert weights == pytest.approx([1 / 6, 1 / 2])
+    assert row_weights(of_last, LossWeighting.token_mean) == pytest.approx([1 / 4, 1 / 4])
+    batch = collate(of_last, weights, pad_id=0)
+    assert batch.labels.tolist() == [[8, 10, 11, 12, 13], [8, 20, 0, 0, 0]]
+    torch.testing.assert_close(batch.loss_weights, torch.tensor([[0, 0, 1, 1, 1], [0, 3, 0, 0, 0]]) / 6)
+    torch.testing.assert_close(batch.extras["sampler_logprobs"][0], torch.tensor([0, -0.1, -0.2, -0.3, -0.4]))
+    assert float(batch.loss_weights.sum()) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
