@@ -21,17 +21,21 @@ from modeling.sampling import SamplingConfig
 from rl.config import EngineName, OldLogprobs, RLConfig
 from rl.evaluate import EvaluateConfig
 from rl.rewards.base import RewardConfig
+from rl.stages.config import ColdStartConfig, FilterConfig, RejectionConfig, ScenariosConfig
 from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
 from rl.tasks.mix import build_task
-from training.config import OptimizerName, ParallelConfig, PretrainConfig
+from training.config import OptimizerName, ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
 from training.layout import check_model
 
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {"pretrain": "pretrain", "reproduce": "reproduce"}
+STAGES = {
+    name: name
+    for name in "pretrain reproduce cold_start reasoning rejection sft all_scenarios distill".split()  # by conf/stage
+}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
@@ -39,12 +43,31 @@ FOLDERS = {
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
     "reproduce": "reproduce.base",
+    "cold_start": "sft.checkpoint",
+    "sft": "sft.checkpoint",
+    "distill": "sft.checkpoint",
+    "reasoning": "rl.checkpoint",
+    "rejection": "rl.checkpoint",
+    "all_scenarios": "rl.checkpoint",
+    "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {"import": "convert", "export": "convert", "plan": "plan"}
+SHORT = {"import": "convert", "export": "convert", "plan": "plan", "lineage": "lineage"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-STAGED = ("zero", "reproduce")
+STAGED = ("zero", "reproduce", "cold_start", "sft", "distill", "reasoning", "all_scenarios", "r1")
 "Commands of FOLDERS that train."
+NEEDED = {
+    "zero": ("rl.checkpoint",),
+    "evaluate": ("evaluate.checkpoint",),
+    "cold_start": ("sft.checkpoint",),
+    "sft": ("sft.checkpoint", "sft.data"),
+    "distill": ("sft.checkpoint", "sft.data"),
+    "reasoning": ("rl.checkpoint",),
+    "rejection": ("rl.checkpoint",),
+    "all_scenarios": ("rl.checkpoint",),
+    "lineage": ("lineage.checkpoint",),
+}
+"The settings that a command cannot do without."
 CONF = Path(__file__).resolve().parent / "conf"
 QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
 "Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
@@ -91,6 +114,36 @@ class ReproduceConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class R1Config:
+    """The graph of `r1 r1`: base, cold start, reasoning RL, rejection sampling and SFT, RL for all scenarios, student.
+
+    Each stage takes the settings of its own file in conf/stage; what is typed goes to every stage that reads it.
+    """
+
+    base: str = ""
+    "Folder of the base; empty: the released one."
+    zero: bool = True
+    "Train R1-Zero first: its filtered answers become half of the cold start; false: the solver writes all of it."
+    student: str = "tiny_qwen2"
+    "Shape of the student, a preset of a dense family, pre-trained on the same corpus; empty: none is distilled."
+    contrast: bool = True
+    "Whether the same student is also trained by RL alone (R1 §4.1)."
+
+    def __post_init__(self) -> None:
+        if self.student and not (self.student in PRESETS and ModelConfig.preset(self.student).is_dense):
+            dense = [name for name in PRESETS if ModelConfig.preset(name).is_dense]
+            raise ConfigError("r1.student", self.student, "is no dense preset", f"choose one of {', '.join(dense)}")
+
+
+@dataclass(kw_only=True, slots=True)
+class LineageConfig:
+    """Where a model comes from."""
+
+    checkpoint: str = ""
+    "A run, a checkpoint, a model's folder or a set."
+
+
+@dataclass(kw_only=True, slots=True)
 class GenerateConfig:
     """Talking to a model."""
 
@@ -120,8 +173,18 @@ class Config:
     "What pre-training reads."
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     "The pre-training stage."
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    "Supervised fine-tuning: of cold_start, sft and distill."
     rl: RLConfig = field(default_factory=RLConfig)
-    "The GRPO stage."
+    "The GRPO stage: of zero, reasoning and all_scenarios."
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    "What the cold start's set is made of."
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)
+    "Rejection sampling."
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    "What readable thinking is."
+    all_scenarios: ScenariosConfig = field(default_factory=ScenariosConfig)
+    "RL for all scenarios."
     task: TaskConfig = field(default_factory=TaskConfig)
     "What is asked."
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -134,6 +197,10 @@ class Config:
     "MLflow."
     reproduce: ReproduceConfig = field(default_factory=ReproduceConfig)
     "The journey of `r1 reproduce`."
+    r1: R1Config = field(default_factory=R1Config)
+    "The graph of `r1 r1`."
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    "Where a model comes from."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
@@ -216,7 +283,8 @@ def _check_layout(cfg: Config) -> None:
     if not cfg.plan.search:
         check_model(cfg.model, layout)
     whole = layout.tensor == 1 and not layout.zero1
-    for key, optimizer in (("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer)):
+    optimizers = (("pretrain", cfg.pretrain.optimizer), ("sft", cfg.sft.optimizer), ("rl", cfg.rl.optimizer))
+    for key, optimizer in optimizers:
         if optimizer.name is OptimizerName.muon and not whole:
             raise ConfigError(
                 f"{key}.optimizer.name",
@@ -253,6 +321,9 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             composed.insert(0, f"stage={STAGES.get(command, 'zero')}")
         cfg = hydra_compose("config", overrides=composed)
     key = FOLDERS.get(command, "")
+    written = OmegaConf.select(cfg, key) if key and ready else ""
+    if written and written.startswith("hf:") and key not in texts:  # a YAML's, as of a student of R1 §2.4
+        texts[key] = str(stored.from_hub(key, written))
     shape = stored.model_of(key, texts[key]) if texts.get(key) and made else None
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
@@ -266,8 +337,11 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    if ready and command in ("zero", "evaluate") and not texts.get(key):
-        raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    for needed in NEEDED.get(command, ()) if ready else ():
+        if not texts.get(needed):
+            what = "set to read; r1 rejection makes one" if needed == "sft.data" else "model to start from"
+            example = "runs/rejection/data.parquet" if needed == "sft.data" else "experiments/base"
+            raise ConfigError(needed, "", f"there is no {what}", f"set {needed}={example}")
     if ready:
         judged.convert.check(command)
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
@@ -304,7 +378,7 @@ def to_dict(value: Any) -> Any:
 
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
-_DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_ALWAYS += ("rl.checkpoint", "reproduce.base", "pretrain.checkpoint", "sft.checkpoint", "sft.data")
 _DECIDE_RESULT = ("pretrain.", "rl.", "evaluate.questions", "evaluate.samples")
 
 
@@ -334,11 +408,12 @@ def refuse_other_run(cfg: Config, folder: Path) -> None:
             raise ConfigError(key, now[key], problem, "set that, or another run.dir")
 
 
-def save_config(cfg: Config, folder: Path) -> Path:
-    """Write config.yaml into the folder, whole or not at all; -> its path. Raises as refuse_other_run does."""
+def save_config(cfg: Config, folder: Path, *, refuse: bool = True) -> Path:
+    """Write config.yaml into the folder, whole or not at all; -> its path. refuse: raise as refuse_other_run does."""
     import yaml
 
-    refuse_other_run(cfg, folder)
+    if refuse:
+        refuse_other_run(cfg, folder)
     path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")

@@ -6,7 +6,8 @@ from enum import Enum
 
 from infra.errors import ConfigError
 
-STAGES = ("pretrain", "zero", "evaluate", "reproduce")
+STAGES = ("pretrain", "zero", "evaluate", "reproduce", "cold_start", "reasoning", "rejection", "sft", "all_scenarios")
+STAGES += ("distill", "r1")
 "Commands that can be a job: those that work on several processes."
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from infra.errors import ConfigError
+from rl.language import target_language, thinking_language_share
 from rl.rewards.format import format_ok
 from rl.types import Group, Question
 
@@ -19,6 +20,10 @@ class RewardConfig:
     "Reward of a right answer."
     format: float = 0.1
     "Reward of the right format, whether the answer is right or not."
+    summary: bool = False
+    "The right format has a summary between </think> and <answer>: from the cold start on (R1 §2.3.1)."
+    language: float = 0.0
+    "Reward of thinking all in the question's language, in proportion to the share of its words (R1 §2.3.2)."
 
     def __post_init__(self) -> None:
         if not 0 < self.accuracy < float("inf"):
@@ -29,6 +34,8 @@ class RewardConfig:
             raise ConfigError(
                 "reward.format", self.format, "has to be at least 0 and less than a right answer earns", "set 0.1"
             )
+        if not 0 <= self.language < float("inf"):
+            raise ConfigError("reward.language", self.language, "has to be 0 or more, and finite", "set 0.1")
 
 
 class Judge(Protocol):
@@ -40,14 +47,18 @@ class Judge(Protocol):
 
 
 def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tuple[float, dict[str, float]]:
-    """-> (reward, breakdown); breakdown has accuracy and format, each 0 or 1.
+    """-> (reward, breakdown); breakdown has accuracy and format, each 0 or 1, and language where it is paid.
 
     With the defaults: right in the right format 1.1, right in another 1.0, wrong in the right format 0.1, else 0.0.
     """
     accuracy = task.score(question, text)
-    well_formed = float(format_ok(text))
+    well_formed = float(format_ok(text, summary=cfg.summary))
     reward = cfg.accuracy * accuracy + cfg.format * well_formed
-    return reward, {"accuracy": accuracy, "format": well_formed}
+    breakdown = {"accuracy": accuracy, "format": well_formed}
+    if cfg.language:
+        breakdown["language"] = thinking_language_share(text, target_language(question)) or 0.0  # no word: nothing
+        reward += cfg.language * breakdown["language"]
+    return reward, breakdown
 
 
 def score_groups(groups: list[Group], task: Judge, cfg: RewardConfig) -> None:

@@ -1,8 +1,10 @@
 """R1-Zero: GRPO on a base model with rule-based rewards, no supervised step before it (R1 §2.2).
 
-Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers.
+Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers. The stages of
+RL after it (reasoning, all_scenarios) are this loop under another name, with rewards and questions of their own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from rl.rollout.ahead import OneStepOff
 from rl.rollout.build import build_engine
 from rl.rollout.engine import RolloutEngine
 from rl.step import rl_step
-from rl.tasks.base import TaskConfig
+from rl.tasks.base import Task, TaskConfig
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig
@@ -68,18 +70,21 @@ def run(
     config: dict,
     modules: Modules = Modules.auto,
     fp8: Fp8 = Fp8.none,
+    stage: str = "zero",
+    make_task: Callable[[TaskConfig, Tokenizer], Task] = build_task,
 ) -> Path:
     """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
     Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
     config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them. fp8: what
-    carries the trainer's products; the sampler's are not in FP8.
+    carries the trainer's products; the sampler's are not in FP8. stage: whose checkpoints they are, and the name on the
+    progress line. make_task: what is asked.
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
-    task = build_task(task_cfg, tokenizer)
-    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="zero", init_from=base)
+    task = make_task(task_cfg, tokenizer)
+    state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage=stage, init_from=base)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = Questions(task)
     engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)
@@ -111,7 +116,7 @@ def run(
         run_loop(
             state,
             LoopConfig(evaluate_every=cfg.evaluate_every, save_every=cfg.save_every),
-            name="zero",
+            name=stage,
             step_fn=step,
             run_dir=run_dir,
             config=config,
