@@ -15,14 +15,14 @@ and with it those that follow; what it had made is moved aside.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments import lineage, r1_page
+from experiments import lineage, overrides, r1_page
 from experiments import stage_commands as stages
 from experiments.chat import RELEASED_BASE
-from experiments.config import FOLDERS, Config, compose
+from experiments.config import FOLDERS, GROUPS, Config, compose
 from experiments.reproduce import Journal
 from experiments.stages import OtherInputs, evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import write_json
@@ -31,7 +31,7 @@ from infra.progress import say
 from training import parallel
 
 SUMMARY = "summary.json"
-_OWN = ("run.dir", "run.name", "r1.", "stage", "experiment", *FOLDERS.values(), "sft.data", "cold_start.zero")
+_OWN = ("run.dir", "run.name", "r1.", "stage", "model", "model.", *FOLDERS.values(), "sft.data", "cold_start.zero")
 "Settings that a stage of the graph gets from the graph."
 
 
@@ -80,11 +80,11 @@ class Row:
 
 
 class Graph:
-    """The stages of one run folder: each in a folder of its own, timed, evaluated, and done once for the same inputs."""
+    """The stages of one run folder, each in its own: timed, evaluated, and done once for the same inputs."""
 
     def __init__(self, cfg: Config, given: Sequence[str]) -> None:
         self.cfg, self.folder = cfg, Path(cfg.run.dir)
-        self.given = [item for item in given if not _is_own(item)]
+        self.given = [item for item in overrides.full(given, "r1", Config, GROUPS) if not _is_own(item)]
         self.journal = Journal(self.folder / "journal.json")
         self.rows: list[Row] = []
 
@@ -120,15 +120,14 @@ class Graph:
 
     def report(self, name: str, model: Path, *, like: str) -> None:
         """Evaluate a model on the held-out questions, or read what was found before; a row of the summary."""
-        cfg = self._settings(like, self.folder / name, model if like != "pretrain" else None, self._data(like))
+        cfg = self._settings(like, self.folder / name, model, self._data(like))
         path = self.folder / "evaluations" / f"{name}.json"
         origin, asked = lineage.of(model), [cfg.evaluate.questions, cfg.evaluate.samples, cfg.reward.summary]
         figures = parallel.broadcast_object(_read(path) if parallel.is_main() else None)
         if figures is None or (figures["id"], figures["asked"]) != (origin.id, asked):
             answers = path.with_suffix(".parquet")
-            cfg.sampling = self.cfg.sampling  # every stage is asked in the same way
-            with self.journal.part("evaluate"):
-                figures = evaluate_model(cfg, model, answers)
+            with self.journal.part("evaluate"):  # every stage is asked in the same way
+                figures = evaluate_model(replace(cfg, sampling=self.cfg.sampling), model, answers)
             figures |= {"id": origin.id, "asked": asked}
             if parallel.is_main():
                 figures["language_consistency"] = r1_page.language_consistency(answers)
@@ -159,9 +158,7 @@ class Graph:
 
     def _settings(self, command: str, folder: Path, start: Path | None, more: Sequence[str]) -> Config:
         """What the command would be given: typed settings that it reads, its folder, its start."""
-        own_shape = start is None  # a network that is made here has the shape asked for, others their folder's
-        typed = [item for item in self.given if own_shape or not item.startswith(("model=", "model."))]
-        given = [*typed, *more, f"run.dir={folder}"]
+        given = [*self.given, *more, f"run.dir={folder}"]
         if start is not None:
             given.append(f"{FOLDERS[command]}={start}")
         return compose(command, given)

@@ -1,7 +1,7 @@
-"""The commands cold_start, reasoning, rejection, sft, all_scenarios and distill: R1's stages after R1-Zero (R1 §2.3, 2.4).
+"""The commands cold_start, reasoning, rejection, sft, all_scenarios and distill: R1 after R1-Zero (R1 §2.3, §2.4).
 
-Each `<name>_stage(cfg, parents..., folder)` takes checkpoints and gives one, with its lineage; what is done already with
-the same inputs is not done again. `r1 r1` runs them in order (experiments/r1_graph.py).
+Each `<name>_stage(cfg, parents..., folder)` takes checkpoints and gives one, with its lineage; what is done already is
+not done again. `r1 r1` runs them in order (experiments/r1_graph.py).
 """
 
 from collections.abc import Callable
@@ -166,7 +166,10 @@ def _rejection_set(cfg: Config, start: Path, folder: Path) -> None:
 
 
 def sft_stage(cfg: Config, start: Path, data: Path, folder: Path, stage: str = "sft") -> Path:
-    """Supervised fine-tuning of `start` on the conversations in `data`; -> the model's folder. stage: sft or distill."""
+    """Supervised fine-tuning of `start` on the conversations in `data`; -> the model's folder.
+
+    stage: sft or distill.
+    """
     parents = (lineage.require(stage, "sft.checkpoint", start),)
     made_by = lineage.read(data)
     origin = lineage.born(

@@ -37,8 +37,7 @@ class Command:
     trains: bool = False
     "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
     graph: bool = False
-    "Whether it is several stages: each judges for itself whether its folder holds the same work, and takes the settings
-    as they were typed: its function takes (cfg, settings)."
+    "Whether it is several stages, each of which judges its own folder; its function takes (cfg, settings as typed)."
     verbs: tuple[str, ...] = ()
     "Words that may follow the command; its function then takes (cfg, verb, settings as typed)."
 

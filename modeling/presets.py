@@ -1,5 +1,5 @@
-"""Published shapes by name: `671b` (DeepSeek-V3), `16b` (Moonlight), `v2_lite` (DeepSeek-V2-Lite), and those that fit CPU
-cores: `tiny`, `small`, and the students `tiny_qwen2`, `tiny_llama`. What a shape does not name is ModelConfig's default.
+"""Published shapes by name: `671b` (DeepSeek-V3), `16b` (Moonlight), `v2_lite` (DeepSeek-V2-Lite), and those for CPU
+cores: `tiny`, `small`, the students `tiny_qwen2`, `tiny_llama`. What a shape does not name is ModelConfig's default.
 """
 
 from typing import Any

@@ -51,7 +51,7 @@ def row(question: Question, text: str, source: str, *, part: str = "reasoning", 
 
 
 def solver_rows(cfg: ColdStartConfig, task: Task, count: int, *, seed: int) -> list[dict[str, Any]]:
-    """`count` answers of the solver. Raises ConfigError where no task of the stage is countdown, which alone it knows."""
+    """`count` answers of the solver. Raises ConfigError where no task is countdown, which alone it knows."""
     corpus = CorpusConfig(carelessness=cfg.carelessness, check_probability=1.0)
     rows: list[dict[str, Any]] = []
     for question in _countdown(task) if count else ():

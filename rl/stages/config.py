@@ -79,7 +79,7 @@ class RejectionConfig:
     judge_least: float = 0.7
     "Least that a judge (reward.judge) has to give a general answer, 0 to 1; without one the task's rule decides."
     references: bool = True
-    "Whether a general question that the model cannot answer comes in with the task's own answer (R1: data of V3's SFT)."
+    "Whether a general question that the model fails comes in with the task's own answer (R1: data of V3's SFT)."
     reasoning_per_general: float = 3.0
     "Reasoning samples to each general one (R1: 600,000 to 200,000)."
     first_question: int = 1_000_000

@@ -9,7 +9,7 @@ CODE_FENCE = "```"
 
 
 def unreadable(text: str, question: Question, cfg: FilterConfig) -> str | None:
-    """Why the thinking of a response is left out: mixed_language, code_block, long_paragraph; None where it is readable.
+    """Why the thinking of a response is left out: mixed_language, code_block, long_paragraph; None: it is readable.
 
     R1 §2.3.3: "filtered out chain-of-thought with mixed languages, long paragraphs, and code blocks".
     """
