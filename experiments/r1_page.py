@@ -20,7 +20,7 @@ FIGURES = ("response_tokens", "thinking_tokens", "language_consistency", "format
 
 
 def language_consistency(answers: Path) -> float | None:
-    """Mean share of the thinking's words in the prompt's language (R1 §2.3.2), over answers whose thinking has words."""
+    """Mean share of the words of the thinking in the language of the prompt (R1 §2.3.2), over those with any."""
     rows = pd.read_parquet(answers, columns=["prompt", "text"])
     shares = [thinking_language_share(t, language_of(p)) for p, t in zip(rows.prompt, rows.text, strict=True)]
     known = [share for share in shares if share is not None]
