@@ -104,7 +104,7 @@ def _told(value: Any) -> Any:
 def read(folder: Path) -> Lineage | None:
     """The lineage.json of a model, a run or a checkpoint; None where there is none."""
     folder = Path(folder)
-    places = (folder, folder / "model", folder.parent) if folder.suffix else (folder, folder / "model")
+    places = (folder, folder / "model", folder.parent) if folder.is_file() else (folder, folder / "model")
     if folder.parent.name == "checkpoints":
         places = (folder.parent.parent,)
     path = next((place / FILE for place in places if (place / FILE).is_file()), None)

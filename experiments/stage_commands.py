@@ -64,7 +64,8 @@ def distillation(cfg: Config) -> None:
 
 def _done(model: Path) -> None:
     if parallel.is_main():
-        say(f"trained model: {model}; r1 evaluate evaluate.checkpoint={model}; r1 lineage checkpoint={model}")
+        evaluate = f"r1 evaluate evaluate.checkpoint={model} reward.summary=true"
+        say(f"trained model: {model}; {evaluate}; r1 lineage checkpoint={model}")
 
 
 def _optional(path: str) -> Path | None:
@@ -185,6 +186,8 @@ def sft_stage(cfg: Config, start: Path, data: Path, folder: Path, stage: str = "
             return folder / "model"
         run = distill.run if stage == "distill" else sft_module.run
         held_out = _held_out(cfg, _task(cfg, start))
+        template = prompter(cfg.task.template, _tokenizer(start))
+        held_out += [rejection_module.question_in(prompt, template) for prompt in held_out]
         return run(start, data, **_sft(cfg, stage, folder, tracker, config), held_out=held_out)
 
 

@@ -60,7 +60,7 @@ class Sampler:
             for begin in range(0, len(questions), chunk):
                 part = list(questions[begin : begin + chunk])
                 path = self.folder / f"{name}_{begin:07d}.json"
-                found += self._known(path, part) or self._ask(path, part, samples, task)
+                found += self._known(path, part, samples) or self._ask(path, part, samples, task)
                 progress.advance(len(part), right=_mean([s.accuracy for row in found for s in row]))
         return found
 
@@ -70,10 +70,10 @@ class Sampler:
             self._engine.close()
             self._engine = None
 
-    def _known(self, path: Path, questions: list[Question]) -> list[list[Sample]] | None:
+    def _known(self, path: Path, questions: list[Question], samples: int) -> list[list[Sample]] | None:
         stored = json.loads(path.read_text()) if parallel.is_main() and path.exists() else None
         stored = parallel.broadcast_object(stored)
-        if stored is None or stored["ids"] != [question.id for question in questions]:
+        if stored is None or (stored["samples"], stored["ids"]) != (samples, [question.id for question in questions]):
             return None
         return [[Sample(**sample) for sample in row] for row in stored["answers"]]
 
@@ -95,7 +95,11 @@ class Sampler:
             ]
             for group in groups
         ]
-        stored = {"ids": [q.id for q in questions], "answers": [[asdict(s) for s in row] for row in answers]}
+        stored = {
+            "samples": samples,
+            "ids": [q.id for q in questions],
+            "answers": [[asdict(s) for s in row] for row in answers],
+        }
 
         def keep() -> None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,14 +8,17 @@ import pytest
 import yaml
 
 from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
+from experiments.config import NEEDED as NEEDED_KEYS
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
 from modeling.config import Fp8, ModelConfig
 from modeling.presets import PRESETS
 from training.config import OptimizerName
 
-HERE = {"zero": "rl.checkpoint", "evaluate": "evaluate.checkpoint"}
-NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
+HERE = {name: keys[0] for name, keys in NEEDED_KEYS.items() if name != "lineage"}
+DATA = ["sft.data=a.jsonl"]
+NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"], "lineage": ["checkpoint=a"]}
+NEEDED |= {"sft": DATA, "distill": DATA}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 

@@ -1,4 +1,4 @@
-"""Lineage: the same inputs have the same id, a stage refuses what it is not for, the way back to the base is printed."""
+"""Lineage: the same inputs have the same id, a stage refuses what it is not for, the way to the base is printed."""
 
 import json
 import subprocess
