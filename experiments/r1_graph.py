@@ -105,12 +105,13 @@ class Graph:
         """
         command, folder = command or name, self.folder / name
         cfg = self._settings(command, folder, start, more)
-        with self.journal.part(name):
-            try:
+        try:
+            with self.journal.part(name):
                 made = run(cfg, folder)
-            except OtherInputs as other:
-                _move_aside(folder, other.id)
-                self.journal.facts["seconds"][name] = 0.0
+        except OtherInputs as other:
+            _move_aside(folder, other.id)
+            self.journal.facts["seconds"][name] = 0.0
+            with self.journal.part(name):
                 made = run(cfg, folder)
         if made.is_dir():
             self.report(name, made, like=like or command)
