@@ -1,7 +1,7 @@
 # Whatever you type first sets up .venv by itself. ARGS passes settings on: make reproduce ARGS="run.seed=1"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-env reproduce quick test dashboard mlflow bench gpu-check lint base dev
+.PHONY: help setup vllm-env reproduce quick r1 test dashboard mlflow bench gpu-check lint base dev
 unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 bin := .venv/bin
@@ -9,6 +9,7 @@ bin := .venv/bin
 help:
 	@echo "make reproduce   everything from nothing: base, R1-Zero, table, figures (15 minutes on 2 cores)"
 	@echo "make quick       R1-Zero on the released base (5 minutes)"
+	@echo "make r1          all of R1 on the released base: four stages and a distilled student (under an hour)"
 	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
 	@echo "make gpu-check   on a machine with an H100 or H200: BF16 against FP8, a GRPO step, decoding; writes a JSON"
@@ -24,6 +25,9 @@ vllm-env:
 reproduce quick:
 	@start=$$(date +%s); scripts/setup.sh base && export R1_SETUP_SECONDS=$$(($$(date +%s) - start)) && \
 	exec $(bin)/r1 reproduce run.dir=runs/$@ $(if $(filter quick,$@),stage=quick reproduce.base=experiments/base) $(ARGS)
+
+r1: base
+	@exec $(bin)/r1 r1 run.dir=runs/r1 $(ARGS)
 
 test: lint
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --durations=15 $(ARGS)

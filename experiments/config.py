@@ -11,6 +11,7 @@ from typing import Any
 
 from experiments import overrides, stored
 from experiments.convert import ConvertConfig
+from experiments.r1_config import LineageConfig, R1Config
 from infra.errors import ConfigError
 from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
@@ -27,17 +28,23 @@ from rl.objective_config import ObjectiveName
 from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
 from rl.rlaif_config import RLAIFConfig
+from rl.stages.config import ColdStartConfig, FilterConfig, RejectionConfig, ScenariosConfig
 from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
 from rl.tasks.mix import build_task
-from training.config import OptimizerName, ParallelConfig, PretrainConfig
+from training.config import OptimizerName, ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
 from training.layout import check_model
 
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {name: name for name in ("pretrain", "reproduce", "ppo", "dpo", "long2short")}
+STAGES = {
+    name: name
+    for name in (
+        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill".split()
+    )  # by conf/stage
+}
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
@@ -50,14 +57,39 @@ FOLDERS = {
     "reward_model": "reward_model.checkpoint",
     "rlaif": "rlaif.checkpoint",
     "long2short": "long2short.checkpoint",
+    "cold_start": "sft.checkpoint",
+    "sft": "sft.checkpoint",
+    "distill": "sft.checkpoint",
+    "reasoning": "rl.checkpoint",
+    "rejection": "rl.checkpoint",
+    "all_scenarios": "rl.checkpoint",
+    "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {"import": "convert", "export": "convert", "plan": "plan", "evaluate": "evaluate", "doctor": "doctor"}
+SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"import": "convert", "export": "convert"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
-STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short")
+STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
+STAGED += ("reasoning", "all_scenarios", "r1")
 "Commands of FOLDERS that train."
+NEEDED = {
+    "zero": ("rl.checkpoint",),
+    "ppo": ("rl.checkpoint",),
+    "dpo": ("dpo.checkpoint", "dpo.data"),
+    "evaluate": ("evaluate.checkpoint",),
+    "reward_model": ("reward_model.checkpoint",),
+    "rlaif": ("rlaif.checkpoint",),
+    "long2short": ("long2short.checkpoint",),
+    "cold_start": ("sft.checkpoint",),
+    "sft": ("sft.checkpoint", "sft.data"),
+    "distill": ("sft.checkpoint", "sft.data"),
+    "reasoning": ("rl.checkpoint",),
+    "rejection": ("rl.checkpoint",),
+    "all_scenarios": ("rl.checkpoint",),
+    "lineage": ("lineage.checkpoint",),
+}
+"The settings that a command cannot do without."
 FILES = {"dpo": "dpo.data"}
 "The setting that names the file which a command reads."
 CONF = Path(__file__).resolve().parent / "conf"
@@ -137,10 +169,20 @@ class Config:
     "What pre-training reads."
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     "The pre-training stage."
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    "Supervised fine-tuning: of cold_start, sft and distill."
     rl: RLConfig = field(default_factory=RLConfig)
-    "The RL stage."
+    "The RL stage: of zero, ppo, reasoning and all_scenarios."
     dpo: DPOConfig = field(default_factory=DPOConfig)
     "The DPO stage."
+    cold_start: ColdStartConfig = field(default_factory=ColdStartConfig)
+    "What the cold start's set is made of."
+    rejection: RejectionConfig = field(default_factory=RejectionConfig)
+    "Rejection sampling."
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    "What readable thinking is."
+    all_scenarios: ScenariosConfig = field(default_factory=ScenariosConfig)
+    "RL for all scenarios."
     task: TaskConfig = field(default_factory=TaskConfig)
     "What is asked."
     reward: RewardConfig = field(default_factory=RewardConfig)
@@ -159,6 +201,10 @@ class Config:
     "MLflow."
     reproduce: ReproduceConfig = field(default_factory=ReproduceConfig)
     "The journey of `r1 reproduce`."
+    r1: R1Config = field(default_factory=R1Config)
+    "The graph of `r1 r1`."
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    "Where a model comes from."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
@@ -267,8 +313,8 @@ def _check_layout(cfg: Config) -> None:
         problem = "PPO's value model is not cut over pipeline stages"
         raise ConfigError("parallel.pipeline", layout.pipeline, problem, "set parallel.pipeline=1")
     whole = layout.tensor == 1 and not layout.zero1
-    stages = ("pretrain", cfg.pretrain.optimizer), ("rl", cfg.rl.optimizer), ("dpo", cfg.dpo.optimizer)
-    more = ("rl.ppo", cfg.rl.ppo.optimizer), ("reward_model", cfg.reward_model.optimizer)
+    stages = ("pretrain", cfg.pretrain.optimizer), ("sft", cfg.sft.optimizer), ("rl", cfg.rl.optimizer)
+    more = ("dpo", cfg.dpo.optimizer), ("rl.ppo", cfg.rl.ppo.optimizer), ("reward_model", cfg.reward_model.optimizer)
     for key, optimizer in (*stages, *more):
         if optimizer.name is OptimizerName.muon and not whole:
             raise ConfigError(
@@ -310,6 +356,9 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     with open_dict(cfg):
         del cfg.hydra
     key = FOLDERS.get(command, "")
+    written = OmegaConf.select(cfg, key) if key and ready else ""
+    if written and written.startswith("hf:") and key not in texts:  # a YAML's, as of a student of R1 §2.4
+        texts[key] = str(stored.from_hub(key, written))
     shape = stored.model_of(key, texts[key]) if texts.get(key) and made else None
     if shape is not None:
         given_keys = {item.partition("=")[0] for item in composed}
@@ -325,8 +374,11 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
     judged = OmegaConf.to_object(cfg)
     for name, value in texts.items():
         judged = overrides.replace_text(judged, name, value)
-    if ready and command in ("zero", "ppo", "dpo", "evaluate", "reward_model", "rlaif") and not texts.get(key):
-        raise ConfigError(key, "", "there is no model to start from", f"set {key}=experiments/base")
+    for needed in NEEDED.get(command, ()) if ready else ():
+        if needed != FILES.get(command) and not texts.get(needed):
+            what = "set to read; r1 rejection makes one" if needed == "sft.data" else "model to start from"
+            example = "runs/rejection/data.parquet" if needed == "sft.data" else "experiments/base"
+            raise ConfigError(needed, "", f"there is no {what}", f"set {needed}={example}")
     if ready and command == "dpo" and not Path(judged.dpo.data).is_file():
         problem = "is not there" if judged.dpo.data else "there are no preference pairs"
         raise ConfigError(
@@ -383,7 +435,7 @@ def to_dict(value: Any) -> Any:
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
 _DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "pretrain.checkpoint")
-_DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method")
+_DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method", "sft.checkpoint", "sft.data")
 _DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
 _DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))
 _DECIDE_RESULT = ("pretrain.", "rl.", "dpo.", "reward_model.", "evaluate.questions", "evaluate.samples")
@@ -415,11 +467,12 @@ def refuse_other_run(cfg: Config, folder: Path) -> None:
             raise ConfigError(key, now[key], problem, "set that, or another run.dir")
 
 
-def save_config(cfg: Config, folder: Path) -> Path:
-    """Write config.yaml into the folder, whole or not at all; -> its path. Raises as refuse_other_run does."""
+def save_config(cfg: Config, folder: Path, *, refuse: bool = True) -> Path:
+    """Write config.yaml into the folder, whole or not at all; -> its path. refuse: raise as refuse_other_run does."""
     import yaml
 
-    refuse_other_run(cfg, folder)
+    if refuse:
+        refuse_other_run(cfg, folder)
     path = Path(folder) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")

@@ -26,7 +26,7 @@ def reward_model(cfg: Config) -> None:
 
 def reward_model_stage(cfg: Config, folder: Path) -> Path:
     """Train a reward model in `folder`; -> the model's folder. Done already: nothing is trained again."""
-    with stages._stage(cfg, "reward_model", folder) as (done, tracker, config):
+    with stages.stage_run(cfg, "reward_model", folder) as (done, tracker, config):
         if done:
             reward_model_module.finish(folder)
             return folder / "model"

@@ -8,10 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from experiments import evaluation
+from experiments import evaluation, lineage
 from experiments.config import Config, to_dict
 from experiments.figures import draw
+from experiments.lineage import Lineage
 from experiments.summary import as_summary
+from infra.errors import ConfigError
 from infra.progress import say
 from infra.stopping import Stopped
 from infra.tracking import Tracker
@@ -25,6 +27,7 @@ from rl.stages import zero as zero_module
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training import pretrain as pretrain_module
+from training.data.corpus import corpus_hash
 from training.whole import build_whole
 
 
@@ -66,7 +69,16 @@ def evaluate(cfg: Config) -> None:
 
 def pretrain_stage(cfg: Config, folder: Path) -> Path:
     """Pre-train in `folder`; -> the model's folder. Done already: nothing is trained again."""
-    with _stage(cfg, "pretrain", folder) as (done, tracker, config):
+    before = (lineage.of(Path(cfg.pretrain.checkpoint)),) if cfg.pretrain.checkpoint else ()
+    origin = lineage.born(
+        "pretrain",
+        folder,
+        seed=cfg.run.seed,
+        settings={name: to_dict(getattr(cfg, name)) for name in ("model", "corpus", "pretrain")},
+        parents=before,
+        data={"corpus": corpus_hash(cfg.corpus, cfg.run.seed)},
+    )
+    with stage_run(cfg, "pretrain", folder, origin) as (done, tracker, config):
         if done:
             return folder / "model"
         return pretrain_module.run(
@@ -87,7 +99,14 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
     stage: its name, where rl.objective makes another of it.
     Its figures are drawn into folder/figures and logged; base_scores: the base's evaluation, drawn beside.
     """
-    with _stage(cfg, stage, folder) as (done, tracker, config):
+    origin = lineage.born(
+        stage,
+        folder,
+        seed=cfg.run.seed,
+        settings={name: to_dict(getattr(cfg, name)) for name in ("rl", "task", "reward", "sampling")},
+        parents=(lineage.of(base),),
+    )
+    with stage_run(cfg, stage, folder, origin) as (done, tracker, config):
         model = folder / "model"
         if not done:
             model = zero_module.run(
@@ -114,7 +133,7 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
 
 def dpo_stage(cfg: Config, base: Path, folder: Path) -> Path:
     """DPO from `base` in `folder` on cfg.dpo.data; -> the model's folder. Done already: nothing is trained again."""
-    with _stage(cfg, "dpo", folder) as (done, tracker, config):
+    with stage_run(cfg, "dpo", folder) as (done, tracker, config):
         if done:
             return folder / "model"
         return dpo_module.run(
@@ -134,12 +153,34 @@ def dpo_stage(cfg: Config, base: Path, folder: Path) -> Path:
         )
 
 
+class OtherInputs(ConfigError):
+    """A folder holds the work of a stage on other inputs than those that are given now."""
+
+    def __init__(self, there: Lineage, now: Lineage, folder: Path) -> None:
+        problem = f"holds a {there.stage} made from other inputs or settings (id {there.id}, now {now.id})"
+        super().__init__("run.dir", folder, problem, "choose another run.dir")
+        self.id = there.id
+
+
 @contextmanager
-def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
-    """Seeds and tracker of a stage; the tracker ends with what became of it. config.yaml is the command line's."""
+def stage_run(
+    cfg: Config, stage: str, folder: Path, origin: Lineage | None = None, *, product: str = "model/config.json"
+) -> Iterator[tuple[bool, Tracker, dict[str, Any]]]:
+    """Seeds and tracker of a stage -> (whether it is done, tracker, config); what became of it ends the tracker.
+
+    config.yaml is the command line's. origin: written beside the checkpoints, and in the end beside the model.
+    product: the file that is there when the stage is done. Raises OtherInputs where the folder holds the work of the
+    same stage on other parents or data, or, once it is done, with other settings.
+    """
     parallel.init(cfg.parallel, cfg.run.seed)
     config = to_dict(cfg)
-    done = parallel.broadcast_object((folder / "model" / "config.json").exists())
+    done = parallel.broadcast_object((folder / product).exists())
+    if origin is not None:
+        there = lineage.read(folder) if folder.is_dir() else None
+        if there is not None and there.id != origin.id and (done or there.sources != origin.sources):
+            raise OtherInputs(there, origin, folder)
+        if there is None or there.id != origin.id:
+            parallel.on_main(lambda: origin.keep(folder))
     tracker = Tracker(
         folder,
         experiment=cfg.tracking.experiment,
@@ -147,7 +188,7 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
         config=config,
         uri=(cfg.tracking.uri or None) if cfg.tracking.enabled else None,
         seed=cfg.run.seed,
-        tags={"stage": stage, "scale": cfg.scale, "task": cfg.task.label},
+        tags={"stage": stage, "scale": cfg.scale, "task": cfg.task.label} | (origin.tags() if origin else {}),
         enabled=not done and parallel.is_main(),
     )
     try:
@@ -160,6 +201,8 @@ def _stage(cfg: Config, stage: str, folder: Path) -> Iterator[tuple[bool, Tracke
     except BaseException:
         tracker.finish("FAILED")
         raise
+    if origin is not None and (folder / "model").is_dir() and not done:
+        parallel.on_main(lambda: origin.keep(folder / "model"))
     tracker.finish()
 
 

@@ -64,6 +64,13 @@ def with_context(there: ModelConfig, asked: ModelConfig, preset: ModelConfig, gi
     return dataclasses.replace(there, **chosen)
 
 
+def from_hub(key: str, name: str) -> Path:
+    """The folder of `hf:<folder or name>`, as a YAML file writes it. Raises ConfigError, naming the setting `key`."""
+    from modeling import hub
+
+    return hub.resolve(key, name.removeprefix("hf:"))
+
+
 def check_shape(key: str, folder: str, there: ModelConfig, asked: ModelConfig, given: set[str]) -> None:
     """Raise ConfigError where the user gave (keys in `given`) another shape than that of the folder."""
     for f in dataclasses.fields(ModelConfig):

@@ -36,6 +36,8 @@ class Command:
     "Whether it works in run.dir, which no other process may do at the same time."
     trains: bool = False
     "Whether run.dir becomes a run, with a config.yaml that later starts have to agree with."
+    graph: bool = False
+    "Whether it is several stages, each of which judges its own folder; its function takes (cfg, settings as typed)."
     verbs: tuple[str, ...] = ()
     "Words that may follow the command; its function then takes (cfg, verb, settings as typed)."
 
@@ -45,6 +47,7 @@ RANK_COMMAND = [sys.executable, "-P", "-m", "infra.cli"]
 
 _RL = ("rl", "task", "reward", "sampling", "evaluate")
 _PRETRAIN = ("model", "corpus", "pretrain")
+_PLACE = ("parallel", "tracking")
 COMMANDS = {
     "pretrain": Command(
         about="Train a tokenizer and a base model on the tiny corpus.",
@@ -62,10 +65,75 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "cold_start": Command(
+        about="R1, stage 1: SFT of the base sft.checkpoint on long answers of a solver and of R1-Zero.",
+        function="experiments.stage_commands:cold_start",
+        sections=("scale", "run", "cold_start", "filter", "sft", "task", "sampling", *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "reasoning": Command(
+        about="R1, stage 2: GRPO with language consistency from the cold start rl.checkpoint.",
+        function="experiments.stage_commands:reasoning",
+        sections=("scale", "run", *_RL, *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "rejection": Command(
+        about="R1, stage 3: a set of right, readable answers of rl.checkpoint, three to one with general ones.",
+        function="experiments.stage_commands:rejection",
+        sections=("scale", "run", "rejection", "filter", *_RL, *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "sft": Command(
+        about="Supervised fine-tuning of sft.checkpoint on the prompts and responses in sft.data.",
+        function="experiments.stage_commands:sft",
+        sections=("scale", "run", "sft", "task", "evaluate", *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "all_scenarios": Command(
+        about="R1, stage 4: GRPO by rules, and by preferences for general questions in the last steps.",
+        function="experiments.stage_commands:all_scenarios",
+        sections=("scale", "run", "all_scenarios", *_RL, *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "distill": Command(
+        about="SFT of a student sft.checkpoint, of another family, on the set that rejection sampling made.",
+        function="experiments.stage_commands:distillation",
+        sections=("scale", "run", "sft", "task", "evaluate", *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "r1": Command(
+        about="All of R1: base, cold start, reasoning RL, rejection sampling, SFT, RL for all scenarios, a student.",
+        function="experiments.r1_graph:run",
+        sections=("scale", "run", "r1", "cold_start", "rejection", "filter", "sft", "all_scenarios", *_RL, *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+        graph=True,
+    ),
     "ppo": Command(
         about="The same with PPO: a value model beside the policy, and GAE.",
         function="experiments.stages:ppo",
         sections=("scale", "run", *_RL, "parallel", "tracking"),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
+    "dpo": Command(
+        about="DPO: train the model dpo.checkpoint on the preference pairs dpo.data.",
+        function="experiments.stages:dpo",
+        sections=("scale", "run", "dpo", "evaluate", "task", "reward", "sampling", "parallel", "tracking"),
         ranks=True,
         writes=True,
         trains=True,
@@ -84,14 +152,6 @@ COMMANDS = {
         sections=("scale", "run", "rlaif", "task", "sampling", "parallel"),
         ranks=True,
         writes=True,
-    ),
-    "dpo": Command(
-        about="DPO: train the model dpo.checkpoint on the preference pairs dpo.data.",
-        function="experiments.stages:dpo",
-        sections=("scale", "run", "dpo", "evaluate", "task", "reward", "sampling", "parallel", "tracking"),
-        ranks=True,
-        writes=True,
-        trains=True,
     ),
     "long2short": Command(
         about="Kimi k1.5's long2short: from a model that thinks long to one that thinks short.",
@@ -113,6 +173,11 @@ COMMANDS = {
         function="experiments.chat:run",
         sections=("generate", "sampling", "task", "run"),
     ),
+    "lineage": Command(
+        about="Where a model comes from: parents, data, settings, commits, back to its base.",
+        function="experiments.lineage:show",
+        sections=("lineage",),
+    ),
     "import": Command(
         about="Rewrite a Hugging Face model as a folder that every command starts from, each tensor checked.",
         function="experiments.convert:import_model",
@@ -128,8 +193,11 @@ COMMANDS = {
         function="infra.cli:plan",
         sections=("model", "cluster", "parallel", "plan"),
     ),
-    "doctor": Command(
-        about="What this machine can run, and why not.", function="infra.cli:doctor", sections=("doctor",)
+    "launch": Command(
+        about="Run stages as jobs, here or on SLURM; takes the settings of the stages, too.",
+        function="infra.launch.command:run",
+        sections=("scale", "launch", "run", "tracking"),
+        verbs=("status", "logs", "cancel"),
     ),
     "reproduce": Command(
         about="The whole journey: base, R1-Zero, table, figures, answers.",
@@ -139,16 +207,13 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
-    "launch": Command(
-        about="Run stages as jobs, here or on SLURM; takes the settings of the stages, too.",
-        function="infra.launch.command:run",
-        sections=("scale", "launch", "run", "tracking"),
-        verbs=("status", "logs", "cancel"),
-    ),
     "sync": Command(
         about="Send to MLflow what it has not got of the run in run.dir.",
         function="infra.cli:sync",
         sections=("run", "tracking"),
+    ),
+    "doctor": Command(
+        about="What this machine can run, and why not.", function="infra.cli:doctor", sections=("doctor",)
     ),
 }
 
@@ -251,7 +316,7 @@ def _work(cfg: "Config", name: str, argv: list[str], launched: bool) -> int:
             _take_folder(cfg, command, stack)
         siblings = stack.enter_context(ranks.Siblings(number, [*RANK_COMMAND, *argv]))
         try:
-            return _function(command)(cfg) or 0
+            return _function(command)(*((cfg, argv[1:]) if command.graph else (cfg,))) or 0
         except Exception as error:
             failure = siblings.failure(wait_s=1.0)
             if failure is None or isinstance(error, R1Error):
@@ -296,7 +361,7 @@ def _take_folder(cfg: "Config", command: Command, stack: ExitStack) -> None:
     try:
         stack.enter_context(RunLock(folder))
         if command.trains:
-            save_config(cfg, folder)
+            save_config(cfg, folder, refuse=not command.graph)
     except OSError as error:
         raise R1Error(f"run.dir={folder}: {error.strerror}; choose another folder") from None
 

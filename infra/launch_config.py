@@ -6,7 +6,8 @@ from enum import Enum
 
 from infra.errors import ConfigError
 
-STAGES = ("pretrain", "zero", "ppo", "dpo", "evaluate", "reproduce")
+STAGES = ("pretrain", "zero", "ppo", "dpo", "evaluate", "reproduce", "cold_start", "reasoning", "rejection", "sft")
+STAGES += ("all_scenarios", "distill", "r1")
 "Commands that can be a job: those that work on several processes."
 
 

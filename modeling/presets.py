@@ -1,10 +1,10 @@
-"""Published shapes by name: `671b` (DeepSeek-V3), `16b` (Moonlight), `v2_lite` (DeepSeek-V2-Lite), and two that fit CPU
-cores: `tiny`, `small`. What a shape does not name is ModelConfig's default.
+"""Published shapes by name: `671b` (DeepSeek-V3), `16b` (Moonlight), `v2_lite` (DeepSeek-V2-Lite), and those for CPU
+cores: `tiny`, `small`, the students `tiny_qwen2`, `tiny_llama`. What a shape does not name is ModelConfig's default.
 """
 
 from typing import Any
 
-from modeling.config import DType, ScoringFunc
+from modeling.config import DType, Family, ScoringFunc
 
 _V2_SHAPE = dict(
     hidden_size=2048,
@@ -24,8 +24,13 @@ _V2_SHAPE = dict(
     dtype=DType.bf16,
 )
 
+_STUDENT = dict(num_hidden_layers=4, num_key_value_heads=2, intermediate_size=320)
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {},
+    # Dense students of the tiny teacher, as Qwen2.5 and Llama 3 are of R1: grouped-query attention, four layers.
+    "tiny_qwen2": _STUDENT | dict(family=Family.qwen2, tie_word_embeddings=True),
+    "tiny_llama": _STUDENT | dict(family=Family.llama),
     "small": dict(
         hidden_size=256,
         num_hidden_layers=6,

@@ -16,8 +16,8 @@ from rl.rewards.base import RewardConfig
 from rl.stages import dpo, zero
 from rl.tasks.base import TaskConfig
 from tests.training import tiny
-from training import parallel, pretrain
-from training.config import OptimizerConfig, OptimizerName, ParallelConfig, PretrainConfig
+from training import parallel, pretrain, sft
+from training.config import OptimizerConfig, OptimizerName, ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
 
 
@@ -86,6 +86,7 @@ def run_zero(
     layout: dict[str, int] | None = None,
     sampling: dict[str, Any] | None = None,
     fp8: Fp8 = Fp8.none,
+    stage_name: str = "zero",
 ) -> str:
     """Six steps of 4 x 4 answers of up to 24 tokens, with a reference that is refreshed on the way."""
     parallel_cfg = ParallelConfig(**(layout or {}))
@@ -106,7 +107,8 @@ def run_zero(
             Path(base),
             parallel_cfg=parallel_cfg,
             task_cfg=TaskConfig(),
-            reward=RewardConfig(),
+            reward=RewardConfig(language=0.0 if stage_name == "zero" else 0.5),
+            stage=stage_name,
             sampling=SamplingConfig(**(dict(max_response_tokens=24) | (sampling or {}))),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
             cfg=RLConfig(**(settings | (rl or {}))),
@@ -142,6 +144,25 @@ def run_dpo(
             sampling=SamplingConfig(max_response_tokens=24),
             evaluation=EvaluateConfig(curve_questions=2, curve_samples=2),
             cfg=DPOConfig(**(own | dict(evaluate_every=4) | (settings or {}))),
+            run_dir=out,
+            seed=0,
+            tracker=log,
+            config={},
+        )
+
+    return _in_folder(folder, die_after, stage)
+
+
+def run_sft(base: str, folder: str, data: str, die_after: int | None = None, sft_: dict[str, Any] | None = None) -> str:
+    """Two epochs of a file in steps of four conversations."""
+    settings = dict(batch_size=4, row_tokens=256, save_every=2, evaluate_every=3, evaluate_rows=4)
+
+    def stage(out: Path, log: Log) -> Path:
+        return sft.run(
+            Path(base),
+            Path(data),
+            parallel_cfg=ParallelConfig(),
+            cfg=SFTConfig(**(settings | (sft_ or {}))),
             run_dir=out,
             seed=0,
             tracker=log,

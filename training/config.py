@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from infra.errors import ConfigError
-from training.schedules import Point, ScheduleConfig, check_points
+from training.schedules import Decay, Point, ScheduleConfig, check_points
 
 
 class Backend(Enum):
@@ -136,6 +136,59 @@ class Rows(Enum):
     by_length = "by_length"
     packed = "packed"
     joined = "joined"
+
+
+@dataclass(kw_only=True, slots=True)
+class SFTConfig:
+    """Supervised fine-tuning (R1 §2.3.1, §2.3.3, §2.4). R1's own: 2 to 3 epochs, batch 128, lr 5e-5 to 5e-6, cosine."""
+
+    checkpoint: str = ""
+    "The model to start from: a run, a checkpoint or a Hugging Face folder; hf:owner/name is one on the Hub."
+    data: str = ""
+    "Conversations: a .jsonl or .parquet file with the columns prompt and response."
+    max_bad: float = 0.01
+    "Share of the file's rows that may be unusable (no response, no JSON, an id twice); above it nothing is trained."
+    epochs: int = 2
+    "How often each conversation is read."
+    batch_size: int = 16
+    "Conversations of one optimiser step, over all ranks."
+    micro_batch_tokens: int = 4096
+    "Padded tokens of one forward and backward pass on one rank."
+    rows: Rows = Rows.packed
+    "packed: rows filled with several conversations; by_length: one a row, rows of like length together."
+    row_tokens: int = 384
+    "Tokens of a packed row; a longer conversation gets a row of its own, up to the model's context."
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.0))
+    "Optimiser of the stage."
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(
+            warmup=0.05,
+            decay=0.95,
+            decay_shape=Decay.cosine,
+            final_ratio=0.1,
+            mtp_lambda=0.0,
+            mtp_lambda_late=0.0,
+            bias_speed=0.0,
+        )
+    )
+    "Learning rate over the stage; MTP and the router's bias rest by default."
+    evaluate_every: int = 20
+    "Steps between measurements of the loss on conversations that are not trained on."
+    evaluate_rows: int = 64
+    "How many such conversations; at most a tenth of all."
+    save_every: int = 20
+    "Steps between checkpoints."
+
+    def __post_init__(self) -> None:
+        for key in "epochs batch_size micro_batch_tokens row_tokens evaluate_every save_every".split():
+            if getattr(self, key) < 1:
+                raise ConfigError(f"sft.{key}", getattr(self, key), "nothing would be trained", "set at least 1")
+        if self.evaluate_rows < 0:
+            raise ConfigError("sft.evaluate_rows", self.evaluate_rows, "cannot be negative", "set 0 for none")
+        if not 0 <= self.max_bad < 1:
+            raise ConfigError("sft.max_bad", self.max_bad, "is a share", "set it from 0 to below 1")
+        if self.data and not self.data.endswith((".jsonl", ".parquet")):
+            raise ConfigError("sft.data", self.data, "is neither .jsonl nor .parquet", "give one of them")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -16,8 +16,8 @@ from infra.tracking import absolute_uri
 
 SEED = "@seed@"
 "Stands for the seed in a job that is run once for each."
-_RUNS = ("pretrain", "zero", "ppo", "dpo")
-"Stages that MLflow knows as one run; reproduce is several, and evaluate none."
+_RUNS = ("pretrain", "zero", "ppo", "dpo", "cold_start", "reasoning", "sft", "all_scenarios", "distill")
+"Stages that MLflow knows as one run; reproduce and r1 are several, evaluate and rejection none."
 _ARRAY_INDEX = '"$SLURM_ARRAY_TASK_ID"'
 "The index of a job array is the seed itself."
 

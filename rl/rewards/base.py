@@ -26,6 +26,8 @@ class RewardConfig:
     "Reward of the right format, whether the answer is right or not."
     tests: float = 0.0
     "Reward of a program that passes some of its tests, in proportion; accuracy pays for all of them alone."
+    summary: bool = False
+    "The right format has a summary between </think> and <answer>: from the cold start on (R1 §2.3.1)."
     language: float = 0.0
     "Reward of thinking all in the question's language, in proportion to the share of its words (R1 §2.3.2)."
     helpful: str = ""
@@ -106,7 +108,7 @@ def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tupl
     """
     by_parts = getattr(task, "score_parts", None)
     accuracy, more = by_parts(question, text) if by_parts else (task.score(question, text), {})
-    well_formed = float(format_ok(text))
+    well_formed = float(format_ok(text, summary=cfg.summary))
     reward = cfg.accuracy * accuracy + cfg.format * well_formed + cfg.tests * more.get("tests", 0.0)
     breakdown = {"accuracy": accuracy, "format": well_formed} | more
     if cfg.language:

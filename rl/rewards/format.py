@@ -3,17 +3,19 @@
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
-def format_ok(text: str) -> bool:
+def format_ok(text: str, *, summary: bool = False) -> bool:
     """Whether a response is `<think>...</think><answer>...</answer>`: each tag once, in order, nothing around them.
 
     White space between and around is free. What the thinking says, and whether it says anything, is not judged.
+    summary: there has to be one, before <answer> (R1 §2.3.1: reasoning process, then summary).
     """
     text = text.strip()
     if not (text.startswith("<think>") and text.endswith("</answer>")):
         return False
     if any(text.count(tag) != 1 for tag in TAGS):
         return False
-    return text[text.index("</think>") + len("</think>") :].lstrip().startswith("<answer>")
+    between, opened, _ = text[text.index("</think>") + len("</think>") :].partition("<answer>")
+    return bool(opened) and bool(between.strip()) is summary
 
 
 def summary_of(text: str) -> str:

@@ -2,9 +2,11 @@
 
 The same with PPO, or any other objective of rl/objectives, by rl.objective.name alone.
 
-Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers.
+Departs from R1 §2.2 at the tiny scale by config only: higher lr, no KL, asymmetric clip, shorter answers. The stages of
+RL after it (reasoning, all_scenarios) are this loop under another name, with rewards and questions of their own.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +30,7 @@ from rl.rollout.build import build_engine
 from rl.rollout.engine import RolloutEngine
 from rl.rollout.partial import PartialRollouts
 from rl.step import rl_step
-from rl.tasks.base import TaskConfig
+from rl.tasks.base import Task, TaskConfig
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig
@@ -81,17 +83,19 @@ def run(
     modules: Modules = Modules.auto,
     fp8: Fp8 = Fp8.none,
     stage: str = "zero",
+    make_task: Callable[[TaskConfig, Tokenizer], Task] = build_task,
 ) -> Path:
     """Train the model in folder `base`; -> folder of the trained model (Hugging Face layout), run_dir/model.
 
     Every rank calls it, after parallel.init. A stage cut short goes on from its last checkpoint. config: the resolved
     config, kept with every checkpoint. modules: building blocks, as checkpoint.model_config takes them. fp8: what
-    carries the trainer's products; the sampler's are not in FP8. stage: its name in checkpoints and on the terminal.
+    carries the trainer's products; the sampler's are not in FP8. stage: whose checkpoints they are, and the name on the
+    progress line. make_task: what is asked.
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
-    task, more_rewards = build_task(task_cfg, tokenizer), build_rewards(reward, modules)
+    task, more_rewards = make_task(task_cfg, tokenizer), build_rewards(reward, modules)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage=stage, init_from=base)
     if cfg.objective.name is ObjectiveName.ppo:
         own = dict(stage=stage, init_from=base, value_head=True)

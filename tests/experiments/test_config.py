@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from experiments.config import CONF, FILES, Config, compose, group_options, save_config, to_dict
+from experiments.config import NEEDED as NEEDED_KEYS
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
 from modeling.config import Fp8, ModelConfig
@@ -15,9 +16,10 @@ from modeling.presets import PRESETS
 from rl.objective_config import ObjectiveName
 from training.config import OptimizerName
 
-HERE = {"zero": "rl.checkpoint", "ppo": "rl.checkpoint", "dpo": "dpo.checkpoint", "evaluate": "evaluate.checkpoint"}
-HERE |= {"long2short": "long2short.checkpoint"}
-NEEDED = {"long2short": ["short=a"], "import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"]}
+HERE = {name: keys[0] for name, keys in NEEDED_KEYS.items() if name != "lineage"}
+DATA = ["sft.data=a.jsonl"]
+NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"], "lineage": ["checkpoint=a"]}
+NEEDED |= {"sft": DATA, "distill": DATA, "long2short": ["short=a"]}
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 

@@ -117,6 +117,16 @@ def document(cfg: CorpusConfig, seed: int, index: int) -> str:
     return f"{prompt}<think>\n{thinking}</think>\n<answer>{answer}</answer>"
 
 
+def solved(
+    cfg: CorpusConfig, rng: random.Random, numbers: Numbers, target: int, *, chinese: bool = False
+) -> tuple[str, str]:
+    """A search that is carried to its end -> (its lines, the expression it ends in).
+
+    The expression is right unless cfg lets a near miss pass unchecked: check_probability=1 checks every `yes`.
+    """
+    return _think(rng, cfg, numbers, target, 1.0, CHINESE if chinese else ENGLISH)
+
+
 def corpus_hash(cfg: CorpusConfig, seed: int, count: int = 2000) -> str:
     """SHA-256 over the first `count` documents: names the corpus in a released model's card."""
     digest = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 A document of n tokens (its <eos> included) gives n - 1 places: inputs are all tokens but the last, labels all but the
 first. Each place of a step weighs the same, 1 / (places of the step over all ranks), however rows are made or dealt.
+Where a document begins with a prompt, labels inside the prompt weigh nothing and do not count.
 """
 
 from collections.abc import Sequence
@@ -69,19 +70,34 @@ def _cut(lengths: list[int], world: int, max_tokens: int, overhead: int) -> list
 
 
 def by_length_batches(
-    documents: Sequence[Sequence[int]], *, rank: int, world: int, max_tokens: int, pad_id: int
+    documents: Sequence[Sequence[int]],
+    *,
+    rank: int,
+    world: int,
+    max_tokens: int,
+    pad_id: int,
+    prompts: Sequence[int] | None = None,
 ) -> "list[MicroBatch]":
     """One document a row, rows of like length together; this rank's micro-batches of the step.
 
     documents: token ids of all documents of the step, the same on every rank. Positions count from 0 in each row.
+    prompts: how many tokens at the start of each are read and not learnt; None: the first, which nothing predicts.
     """
-    weight = 1.0 / count_labels(documents)
+    weight = 1.0 / count_labels(documents, prompts)
+    pairs = list(zip(documents, prompts or [1] * len(documents), strict=True))
     shares = balanced_micro_batches([len(d) - 1 for d in documents], world, max_tokens)
-    return [_rows([[documents[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
+    return [_rows([[pairs[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
 
 
 def packed_batches(
-    documents: Sequence[Sequence[int]], *, row_tokens: int, rank: int, world: int, max_tokens: int, pad_id: int
+    documents: Sequence[Sequence[int]],
+    *,
+    row_tokens: int,
+    rank: int,
+    world: int,
+    max_tokens: int,
+    pad_id: int,
+    prompts: Sequence[int] | None = None,
 ) -> "list[MicroBatch]":
     """Several documents a row of row_tokens tokens, with document_ids, so that attention stays inside each.
 
@@ -89,34 +105,35 @@ def packed_batches(
     longer than a row gets a row of its own. Positions count from the start of the row: rotary positions are relative,
     so that is the same to attention inside a document.
     """
-    weight = 1.0 / count_labels(documents)
-    rows: list[list[Sequence[int]]] = []
+    weight = 1.0 / count_labels(documents, prompts)
+    pairs = zip(documents, prompts or [1] * len(documents), strict=True)
+    rows: list[list[tuple[Sequence[int], int]]] = []
     room: list[int] = []
-    for document in sorted(documents, key=lambda d: -len(d)):
+    for document, prompt in sorted(pairs, key=lambda pair: -len(pair[0])):
         places = len(document) - 1
         at = next((i for i, free in enumerate(room) if free >= places), None)
         if at is None:
             rows.append([])
             room.append(row_tokens)
             at = len(rows) - 1
-        rows[at].append(document)
+        rows[at].append((document, prompt))
         room[at] -= places
-    lengths = [sum(len(d) - 1 for d in row) for row in rows]
+    lengths = [sum(len(d) - 1 for d, _ in row) for row in rows]
     shares = balanced_micro_batches([max(length, row_tokens) for length in lengths], world, max_tokens)
     return [
         _rows([rows[i] for i in indices], weight, pad_id, width=row_tokens, packed=True) for indices in shares[rank]
     ]
 
 
-def count_labels(documents: Sequence[Sequence[int]]) -> int:
-    """Labels of these documents: what a step's weights are divided by."""
-    return sum(len(d) - 1 for d in documents)
+def count_labels(documents: Sequence[Sequence[int]], prompts: Sequence[int] | None = None) -> int:
+    """Labels of these documents behind their prompts: what a step's weights are divided by."""
+    return sum(map(len, documents)) - (len(documents) if prompts is None else sum(prompts))
 
 
 def _rows(
-    rows: list[list[Sequence[int]]], weight: float, pad_id: int, *, width: int = 2, packed: bool = False
+    rows: list[list[tuple[Sequence[int], int]]], weight: float, pad_id: int, *, width: int = 2, packed: bool = False
 ) -> "MicroBatch":
-    """Rows of documents as tensors [batch, seq], seq at least `width`; no rows give one of padding, weight 0.
+    """Rows of (document, prompt) as tensors [batch, seq], seq at least `width`; no rows give one of padding, weight 0.
 
     Padding has document id -1, so that it sees itself and nothing else.
     """
@@ -124,17 +141,18 @@ def _rows(
 
     from training.step import MicroBatch
 
-    width = max([width] + [sum(len(d) - 1 for d in row) for row in rows])
+    width = max([width] + [sum(len(d) - 1 for d, _ in row) for row in rows])
     shape = (max(len(rows), 1), width)
     tokens, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_id, dtype=np.int64)
     weights, ids = np.zeros(shape, dtype=np.float32), np.full(shape, -1, dtype=np.int64)
     padding = np.ones(shape, dtype=bool)
     for i, row in enumerate(rows):
         at = 0
-        for number, document in enumerate(row):
+        for number, (document, prompt) in enumerate(row):
             place = slice(at, at + len(document) - 1)
             tokens[i, place], labels[i, place] = document[:-1], document[1:]
-            weights[i, place], ids[i, place], padding[i, place] = weight, number, False
+            weights[i, at + prompt - 1 : place.stop] = weight  # the label of place j is token j + 1
+            ids[i, place], padding[i, place] = number, False
             at = place.stop
     return MicroBatch(
         tokens=torch.from_numpy(tokens),

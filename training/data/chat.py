@@ -1,0 +1,166 @@
+"""Conversations for supervised fine-tuning: read from JSONL or Parquet, made into tokens and a loss mask.
+
+A row is {prompt, response}, and may have id, question (the question alone, without the template around it) and more.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infra.errors import ConfigError, R1Error
+from infra.progress import say
+
+if TYPE_CHECKING:
+    from modeling.tokenizer import Tokenizer
+
+THINK = "<think>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """One exchange.
+
+    Example: Conversation(prompt="User: 1+1?\\nAssistant:", response="<think>\\n</think>\\n<answer>2</answer>")
+    """
+
+    prompt: str
+    "What the model reads, template included; nothing in it is learnt."
+    response: str
+    "What it shall write; its end token is added when it is encoded."
+    question: str = ""
+    "The question alone: a model with a chat template of its own gets this as its user's message."
+    id: str = ""
+    "Unique where it is given."
+
+
+def read(path: Path, *, max_bad: float = 0.0) -> list[Conversation]:
+    """The file's conversations; unusable rows are left out and counted, the first of them named.
+
+    Raises ConfigError where the file cannot be read, where more than max_bad of its rows are unusable, or all are.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError("sft.data", path, "is not there", "give a .jsonl or .parquet file of prompt and response")
+    good: list[Conversation] = []
+    bad: list[str] = []
+    ids: set[str] = set()
+    for where, row in _rows(path):
+        problem = row if isinstance(row, str) else _problem(row, ids)
+        if problem:
+            bad.append(f"{where}: {problem}")
+            continue
+        fields = {key: row[key] for key in ("prompt", "response", "question", "id") if row.get(key)}
+        good.append(Conversation(**{key: str(value) for key, value in fields.items()}))
+        ids.add(good[-1].id)
+    if bad and (not good or len(bad) > max_bad * (len(bad) + len(good))):
+        problem = f"{len(bad)} of {len(bad) + len(good)} rows cannot be used, the first at {bad[0]}"
+        raise ConfigError("sft.data", path, problem, "mend the file, or set sft.max_bad to the share you accept")
+    if not good:
+        raise ConfigError("sft.data", path, "has no rows", "give a file of prompt and response")
+    if bad:
+        _say(f"{path}: {len(bad)} of {len(bad) + len(good)} rows are left out, the first at {bad[0]}")
+    return good
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(file:line, row or what is wrong with it)."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            table = pyarrow.parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ConfigError("sft.data", path, f"is no Parquet ({error})", "write the file again") from None
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(table, 1))
+        return
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                row = f"is no JSON ({error})"
+            yield f"{path}:{number}", row if isinstance(row, dict | str) else "is no object"
+
+
+def _problem(row: dict[str, Any], ids: set[str]) -> str:
+    """What makes a row unusable; empty for nothing."""
+    for key in ("prompt", "response"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            return f"has no {key}"
+    return f"id {row['id']} is there already" if row.get("id") and str(row["id"]) in ids else ""
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    """Write rows as Parquet, whole or not at all; -> path."""
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".tmp")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), scratch, compression="zstd")
+    scratch.rename(path)
+    return path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file: names a set in the lineage of what is trained on it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encode(conversation: Conversation, tokenizer: "Tokenizer") -> tuple[list[int], int]:
+    """-> (token ids with the end token, how many of them are the prompt's).
+
+    Prompt and response are encoded apart, as in a rollout, where the response begins at a token of its own. The loss
+    mask follows: place j, whose label is token j + 1, is learnt from j = prompt - 1 on.
+    """
+    prompt = _prompt(conversation, tokenizer)
+    # Some chat templates open the thinking themselves (R1's does).
+    opened = prompt.rstrip().endswith(THINK)
+    response = conversation.response.removeprefix(THINK) if opened else conversation.response
+    ids = tokenizer.encode(prompt)
+    return [*ids, *tokenizer.encode(response), tokenizer.eos_id], len(ids)
+
+
+def _prompt(conversation: Conversation, tokenizer: "Tokenizer") -> str:
+    """The prompt as this model reads it: its own tokenizer's corpus has no marks, others bring theirs."""
+    if tokenizer.is_own:
+        return conversation.prompt
+    if tokenizer.has_chat:
+        return tokenizer.chat(conversation.question or conversation.prompt)
+    return tokenizer.start + conversation.prompt
+
+
+def without_held_out(conversations: Sequence[Conversation], held_out: Iterable[str]) -> list[Conversation]:
+    """Those whose prompt or question is none of the held-out texts; what falls out is counted aloud."""
+    known = {_plain(text) for text in held_out}
+    kept = [c for c in conversations if _plain(c.prompt) not in known and _plain(c.question) not in known]
+    if len(kept) < len(conversations):
+        _say(f"{len(conversations) - len(kept)} conversations are test questions and are left out")
+    return kept
+
+
+def refuse_held_out(rows: Iterable[dict[str, Any]], held_out: Iterable[str]) -> None:
+    """Raise R1Error where a set that a stage has made holds a test question."""
+    known = {_plain(text) for text in held_out}
+    found = next((row for row in rows if _plain(row["prompt"]) in known), None)
+    if found is not None:
+        raise R1Error(f"{found['id']}: a test question is in the training set; ask training questions only")
+
+
+def _plain(text: str) -> str:
+    """The text by which questions are compared: case and white space do not count."""
+    return " ".join(text.lower().split())
+
+
+def _say(message: str) -> None:
+    """Every rank reads; one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        say(message)
