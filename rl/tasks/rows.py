@@ -1,6 +1,5 @@
 """Rows of a data set: from JSONL, from Parquet, or from the Hub through `datasets`. Bad rows are named and counted."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,12 +7,8 @@ from typing import Any
 
 from infra.errors import ConfigError
 from infra.progress import say
-
-SUFFIXES = (".jsonl", ".parquet")
-
-
-class BadRow(ValueError):
-    """A row that cannot be asked; the message says why."""
+from training.data import rows as files
+from training.data.rows import BadRow
 
 
 @dataclass(slots=True)
@@ -31,7 +26,7 @@ class Row:
 def read_rows(
     source: str, rows: Iterator[tuple[str, Any]], parse: Callable[[dict], Row], *, bad_share: float
 ) -> list[Row]:
-    """The rows as questions. rows: (where, row or the error that reading it gave), as jsonl, parquet and hub make them.
+    """The rows as questions. rows: (where, row or what is wrong with it), as training/data/rows.py gives them.
 
     Left out, with a line that counts them and names the first: no JSON, no object, no question, no answer, an id seen
     before. Raises ConfigError where they are more than bad_share of all, and where nothing is left.
@@ -41,10 +36,8 @@ def read_rows(
     seen: dict[str, str] = {}
     for where, row in rows:
         try:
-            if isinstance(row, Exception):
-                raise BadRow(f"is no JSON ({row})")
-            if not isinstance(row, dict):
-                raise BadRow("is no object of named values")
+            if isinstance(row, BadRow):
+                raise row
             found = parse(row)
             name = found.id or found.question
             if name in seen:
@@ -67,9 +60,7 @@ def read_rows(
 
 def read_file(path: Path, parse: Callable[[dict], Row], *, bad_share: float) -> list[Row]:
     """The rows of a .jsonl or .parquet file. Raises ConfigError as read_rows does, and for a file that is neither."""
-    if path.suffix not in SUFFIXES:
-        raise ConfigError("task.path", path, "is neither .jsonl nor .parquet", "convert it to one of them")
-    rows = _jsonl(path) if path.suffix == ".jsonl" else _parquet(path)
+    rows = files.read(path, "task.path")
     return read_rows(str(path), rows, parse, bad_share=bad_share)
 
 
@@ -103,29 +94,6 @@ def column(row: dict, *names: str) -> str:
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip()
     return ""
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield f"{path.name}:{number}", json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"{path.name}:{number}", error
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError("task.path", path, f"cannot be read ({error})", "write the file again") from None
-    for number, row in enumerate(rows, 1):
-        yield f"{path.name}:{number}", row
 
 
 def _short(text: str) -> str:

@@ -4,15 +4,16 @@ A row is {prompt, response}, and may have id, question (the question alone, with
 """
 
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
+from training.data import rows
+from training.data.rows import BadRow
 
 if TYPE_CHECKING:
     from modeling.tokenizer import Tokenizer
@@ -42,14 +43,11 @@ def read(path: Path, *, max_bad: float = 0.0) -> list[Conversation]:
 
     Raises ConfigError where the file cannot be read, where more than max_bad of its rows are unusable, or all are.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError("sft.data", path, "is not there", "give a .jsonl or .parquet file of prompt and response")
     good: list[Conversation] = []
     bad: list[str] = []
     ids: set[str] = set()
-    for where, row in _rows(path):
-        problem = row if isinstance(row, str) else _problem(row, ids)
+    for where, row in rows.read(path, "sft.data"):
+        problem = str(row) if isinstance(row, BadRow) else _problem(row, ids)
         if problem:
             bad.append(f"{where}: {problem}")
             continue
@@ -66,29 +64,6 @@ def read(path: Path, *, max_bad: float = 0.0) -> list[Conversation]:
     return good
 
 
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(file:line, row or what is wrong with it)."""
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
-        try:
-            table = pyarrow.parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ConfigError("sft.data", path, f"is no Parquet ({error})", "write the file again") from None
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(table, 1))
-        return
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                row = f"is no JSON ({error})"
-            yield f"{path}:{number}", row if isinstance(row, dict | str) else "is no object"
-
-
 def _problem(row: dict[str, Any], ids: set[str]) -> str:
     """What makes a row unusable; empty for nothing."""
     for key in ("prompt", "response"):
@@ -97,14 +72,14 @@ def _problem(row: dict[str, Any], ids: set[str]) -> str:
     return f"id {row['id']} is there already" if row.get("id") and str(row["id"]) in ids else ""
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """Write rows as Parquet, whole or not at all; -> path."""
+def write(path: Path, table: Sequence[dict[str, Any]]) -> Path:
+    """Write the rows of a table as Parquet, whole or not at all; -> path."""
     import pyarrow
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), scratch, compression="zstd")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(table)), scratch, compression="zstd")
     scratch.rename(path)
     return path
 

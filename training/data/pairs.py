@@ -6,12 +6,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.errors import ConfigError
+from training.data import rows
+from training.data.rows import BadRow
 
 _FIELDS = ("prompt", "chosen", "rejected")
 
@@ -34,16 +36,12 @@ def read_pairs(path: Path, key: str = "pairs") -> list[Pair]:
     Raises ConfigError under the setting `key` for a file that is not there, is empty, or has a row (its line is named)
     that is no JSON object, lacks a text, or whose two answers are the same.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(key, path, "there is no such file", "give a JSONL or Parquet file of pairs")
-    rows = _parquet_rows(path, key) if path.suffix == ".parquet" else _json_rows(path, key)
     pairs = []
-    for number, row in rows:
-        problem = _problem(row)
+    for where, row in rows.read(path, key):
+        problem = str(row) if isinstance(row, BadRow) else _problem(row)
         if problem:
             fields = '{"prompt": ..., "chosen": ..., "rejected": ...}'
-            raise ConfigError(key, f"{path}:{number}", problem, f"mend the row: {fields}, two different answers")
+            raise ConfigError(key, where, problem, f"mend the row: {fields}, two different answers")
         pairs.append(Pair(*(row[name] for name in _FIELDS)))
     if not pairs:
         raise ConfigError(key, path, "holds no pairs", "give a file with at least two prompts")
@@ -82,37 +80,11 @@ def _fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
 
 
-def _problem(row: Any) -> str:
+def _problem(row: dict[str, Any]) -> str:
     """What is wrong with a row; empty where nothing is."""
-    if not isinstance(row, dict):
-        return "is no JSON object"
     for name in _FIELDS:
         if not isinstance(row.get(name), str):
             return f"has no text under {name}"
         if not row[name].strip():
             return f"has an empty {name}"
     return "has the same answer twice" if row["chosen"] == row["rejected"] else ""
-
-
-def _json_rows(path: Path, key: str) -> Iterator[tuple[int, Any]]:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = str(error).splitlines()[0][:100]
-                raise ConfigError(key, f"{path}:{number}", f"is no JSON ({reason})", "mend the line") from None
-
-
-def _parquet_rows(path: Path, key: str) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise ConfigError(key, path, f"cannot be read as Parquet ({reason})", "write it again") from None
-    yield from enumerate(table.to_pylist(), 1)
