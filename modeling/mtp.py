@@ -22,11 +22,13 @@ from megatron.core.tensor_parallel.mappings import (  # noqa: E402
 )
 from megatron.core.transformer.multi_token_prediction import (  # noqa: E402
     MTPLossAutoScaler,
-    MTPLossLoggingHelper,
     MultiTokenPredictionLayer,
     _compute_mtp_acceptance_counts,
     roll_tensor,
 )
+
+_drafted: list[Tensor] = []
+"[right, all] second tokens since mtp_acceptance was asked; empty where there were none."
 
 
 def mtp_loss(
@@ -57,7 +59,7 @@ def mtp_loss(
     main, *depths = hidden_states.chunk(1 + config.mtp_num_layers)
     if labels is None or loss_mask is None:
         return main
-    for depth, hidden in enumerate(depths):
+    for hidden in depths:
         labels, _ = roll_tensor(labels, cp_group=cp_group)
         loss_mask, _ = roll_tensor(loss_mask, cp_group=cp_group)
         logits, _ = output_layer(hidden, weight=output_weight, runtime_gather_output=runtime_gather_output)
@@ -66,7 +68,7 @@ def mtp_loss(
             counts = _compute_mtp_acceptance_counts(
                 logits, labels, loss_mask, output_layer, runtime_gather_output, tp_group
             )
-            MTPLossLoggingHelper.save_metrics_to_tracker(loss.sum(), *counts, depth, config.mtp_num_layers)
+            _drafted[:] = [sum(_drafted, torch.stack(counts))]
         main = MTPLossAutoScaler.apply(main, loss / config.mtp_num_layers)
     return main
 
@@ -114,10 +116,5 @@ def mtp_acceptance() -> dict[str, float]:
 
     {"mtp/acceptance": 0.85}; empty where MTP was not trained in between.
     """
-    tracker: dict[str, Any] = MTPLossLoggingHelper.tracker
-    correct, total = tracker.get("correct_values"), tracker.get("total_values")
-    if total is None or not total.any():
-        return {}
-    share = (correct.sum() / total.sum()).item()
-    MTPLossLoggingHelper.clean_metrics_in_tracker()
-    return {"mtp/acceptance": share}
+    right, total = _drafted.pop().tolist() if _drafted else (0.0, 0.0)
+    return {"mtp/acceptance": right / total} if total else {}
