@@ -77,20 +77,10 @@ def _unpack(text: str, key: str) -> Any:
     try:
         unpacker = zlib.decompressobj()
         data = unpacker.decompress(base64.b64decode(text, validate=True), MAX_UNPACKED)
-        if unpacker.unconsumed_tail:
-            raise BadRow(f"has {key} of more than {MAX_UNPACKED >> 20} MiB")
-        unpacked = _StringOnly(io.BytesIO(data)).load()
+        unpacked = _StringOnly(io.BytesIO(b"" if unpacker.unconsumed_tail else data)).load()
         return json.loads(unpacked) if isinstance(unpacked, str | bytes) else unpacked
-    except (
-        ValueError,
-        binascii.Error,
-        zlib.error,
-        pickle.UnpicklingError,
-        EOFError,
-        RecursionError,
-        IndexError,
-    ) as error:
-        raise BadRow(f"has {key} that cannot be read ({error})") from None
+    except (ValueError, zlib.error, pickle.UnpicklingError, EOFError, RecursionError, LookupError) as error:
+        raise BadRow(f"has {key} that cannot be read, or are too large ({error})") from None
 
 
 class _StringOnly(pickle.Unpickler):
