@@ -17,7 +17,8 @@ from rl.tasks.base import TaskConfig, Template
 from rl.tasks.code import HIDDEN, KINDS, Code, held_out
 from rl.tasks.code_config import CodeConfig
 from rl.tasks.mix import Mix, build_task
-from rl.tasks.problems import Problems, parse_problem
+from rl.tasks.problem_rows import parse_problem
+from rl.tasks.problems import Problems
 from rl.tasks.programs import as_function, program_of
 from rl.tasks.rows import BadRow
 from rl.types import Completion, Group, Question
