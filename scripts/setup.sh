@@ -52,4 +52,5 @@ isolation=()
 [ "$kind" = vllm ] || "$uv" pip install -q --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
   fail "the project itself could not be installed into .venv"
 state "$kind" > "$env/.r1lab-$kind"
+command -v bwrap > /dev/null || echo "setup: there is no bubblewrap, so code tasks will be refused: apt install bubblewrap"
 echo "setup: done in $SECONDS s ($("$uv" --version), $("$env/bin/python" --version))"

@@ -135,6 +135,7 @@ def _outcome(attempt: Attempt, sandbox: Sandbox, world: Outside, usual: int) -> 
     if attempt.cheats:
         cases = [Case(f"TOKEN-{secrets.token_hex(8)}", arguments=[1])]
         verdict = judge(sandbox, [Submission(source(attempt, world), cases, function="f")])[0]
+        _check(attempt, verdict.error)
         problem = "it passed a case" if any(verdict.passed) else ""
         how = f"no case passed; {verdict.ending.value}"
     else:
@@ -163,10 +164,15 @@ def _escape(run: Run, world: Outside) -> str:
 
 
 def _refusal(attempt: Attempt, run: Run) -> str:
-    """Why it got nowhere. Raises SandboxError for an attempt that tried nothing."""
-    if run.error and run.error.split(":")[0] not in REFUSALS:
-        raise SandboxError(f"the attempt '{attempt.name}' is broken: {run.error}")
+    """Why it got nowhere."""
+    _check(attempt, run.error)
     return run.error or run.ending.value
+
+
+def _check(attempt: Attempt, error: str) -> None:
+    """Raise SandboxError for an attempt that tried nothing, as its own mistake has ended it."""
+    if error and error.split(":")[0] not in REFUSALS:
+        raise SandboxError(f"the attempt '{attempt.name}' is broken: {error}")
 
 
 def _processes() -> int:

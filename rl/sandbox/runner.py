@@ -269,7 +269,10 @@ class _Cell:
             raise _CellLost(str(error)) from None
         if not text:
             raise _CellLost("it has ended")
-        return json.loads(text)
+        ended = json.loads(text)
+        if ended["id"] != self.runs:  # of a run that was interrupted here, by Ctrl-C
+            raise _CellLost("it speaks of another program")
+        return ended
 
 
 def _judge(

@@ -17,6 +17,7 @@ from rl.language import language_of
 from rl.rewards.accuracy import answer_of
 from rl.tasks.base import Prompter, Template, shortage
 from rl.tasks.math import MAX_CHARACTERS, numbers_equal, shared_checker
+from rl.tasks.problem_rows import parse_problem
 from rl.tasks.rows import SUFFIXES, BadRow, Row, column, read_file, read_hub
 from rl.types import Question
 from training.data.split import in_test_split
@@ -104,6 +105,7 @@ BENCHMARKS = {
     "amc2023": Benchmark(hub=("math-ai/amc23", None), folders=("amc23",)),
     "gpqa": Benchmark(parse=_gpqa, right=_letter, hub=("Idavidrein/gpqa", "gpqa_diamond"), splits=(None, "train")),
     "math": Benchmark(),
+    "livecodebench": Benchmark(parse=parse_problem, folders=("lcb", "code_generation_lite")),  # rl/tasks/problems.py
 }
 
 
