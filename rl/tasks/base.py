@@ -155,6 +155,13 @@ class TaskConfig:
         return self.names[0] if len(self.names) == 1 else "mix"
 
 
+def for_training(question: Question, *, held: bool) -> Question:
+    """The question, which is about to be trained on. held: whether it belongs to the tests: then AssertionError."""
+    if held:
+        raise AssertionError(f"{question.id} is a test question: {question.prompt}")
+    return question
+
+
 class Shortage(ConfigError):
     """More test questions are wanted than a task has."""
 

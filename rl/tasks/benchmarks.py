@@ -15,7 +15,7 @@ from infra.errors import ConfigError
 from infra.progress import say
 from rl.language import language_of
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Prompter, Template, shortage
+from rl.tasks.base import Prompter, Template, for_training, shortage
 from rl.tasks.math import MAX_CHARACTERS, numbers_equal, shared_checker
 from rl.tasks.problem_rows import parse_problem
 from rl.tasks.rows import SUFFIXES, BadRow, Row, column, read_file, read_hub
@@ -156,9 +156,8 @@ class BenchmarkTask:
         order = list(range(len(rows)))
         random.Random(f"{self.name}/{self.seed}/{epoch}").shuffle(order)
         row = rows[order[at]]
-        if same_question(row.question) in self._held:
-            raise AssertionError(f"{row.question} is a test question")
-        return self._question(f"{self.name}/train/{i}", row)
+        held = same_question(row.question) in self._held
+        return for_training(self._question(f"{self.name}/train/{i}", row), held=held)
 
     def test_questions(self, n: int) -> list[Question]:
         """n of the tests' questions, in an order drawn once."""

@@ -5,9 +5,9 @@ import re
 from fractions import Fraction
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Prompter, Template, shortage
+from rl.tasks.base import Prompter, Template, for_training, shortage
 from rl.types import Question
-from training.data.countdown import Numbers, number_sets, orders, question_text, reachable, search
+from training.data.countdown import Numbers, held_out, number_sets, orders, question_text, reachable, search
 
 MAX_CHARACTERS = 64
 MAX_DEPTH = 16
@@ -26,7 +26,8 @@ class Countdown:
         """Three numbers of an allowed set in random order, a target uniform over what they reach."""
         rng = random.Random(f"countdown/{self.seed}/{i}")
         numbers = rng.choice(orders(held=False))
-        return self._question(f"countdown/train/{i}", numbers, rng.choice(reachable(numbers)))
+        question = self._question(f"countdown/train/{i}", numbers, rng.choice(reachable(numbers)))
+        return for_training(question, held=held_out(numbers))
 
     def test_questions(self, n: int) -> list[Question]:
         """Every held-out (set, target) once in random order before any comes a second time, its numbers reordered."""

@@ -3,7 +3,7 @@
 import random
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Prompter, Template
+from rl.tasks.base import Prompter, Template, for_training
 from rl.tasks.math import MAX_CHARACTERS, shared_checker
 from rl.types import Question
 from training.data.split import in_test_split
@@ -26,7 +26,7 @@ class Derivatives:
         drawn = _draw(rng)
         while in_test_split(_text(drawn)):
             drawn = _draw(rng)
-        return self._question(f"derivatives/train/{i}", drawn)
+        return for_training(self._question(f"derivatives/train/{i}", drawn), held=in_test_split(_text(drawn)))
 
     def test_questions(self, n: int) -> list[Question]:
         """n different polynomials that belong to the tests; there are thousands."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Prompter, Template, shortage
+from rl.tasks.base import Prompter, Template, for_training, shortage
 from rl.types import Question
 from training.data.exchange import Exchange
 from training.data.general import exchanges
@@ -34,9 +34,7 @@ class GeneralTask:
     def train_question(self, i: int) -> Question:
         """A question of the training side; depends on (seed, i) only."""
         drawn = random.Random(f"{self.name}/{self.seed}/{i}").choice(exchanges(self.name, held=False))
-        if drawn.held:
-            raise AssertionError(f"{drawn.question} is a test question")
-        return self._question(f"{self.name}/train/{i}", drawn)
+        return for_training(self._question(f"{self.name}/train/{i}", drawn), held=drawn.held)
 
     def test_questions(self, n: int) -> list[Question]:
         """n of the held-out questions, in random order."""

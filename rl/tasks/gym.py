@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rl.rewards.accuracy import answer_of
-from rl.tasks.base import Prompter, Template, shortage
+from rl.tasks.base import Prompter, Template, for_training, shortage
 from rl.types import Question
 from training.data.split import in_test_split
 
@@ -66,9 +66,9 @@ class GymTask:
     def train_question(self, i: int) -> Question:
         """Item i of the seed; where the tests own it, the first one further on that they do not."""
         item = (self.seed + 1) * TRAIN_SEEDS_APART + i
-        while in_test_split(self._text(item)):
+        while in_test_split(text := self._text(item)):
             item += RETRY_APART
-        return self._question(f"{self.name}/train/{i}", item)
+        return for_training(self._question(f"{self.name}/train/{i}", item), held=in_test_split(text))
 
     def test_questions(self, n: int) -> list[Question]:
         """The first n different questions that belong to the tests."""

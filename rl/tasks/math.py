@@ -21,8 +21,8 @@ from functools import cache
 
 from infra.errors import R1Error
 
-MAX_CHARACTERS = 1000
-"Longer answers are wrong."
+MAX_CHARACTERS, MAX_DEPTH = 1000, 16
+"Longer answers, and brackets deeper in each other, are wrong; the parser's time doubles with each bracket."
 START_S, GRACE_S = 300.0, 10.0
 "How long a worker may take to start, and beyond the limit to tell of a comparison."
 _NUMBER = r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
@@ -194,9 +194,20 @@ def _without_algebra(gold: str, answer: str) -> bool | None:
     """The verdict where it needs no math-verify; None where it does."""
     if len(answer) > MAX_CHARACTERS or "\0" in answer or not answer.strip():
         return False
+    if _depth(answer) > MAX_DEPTH:
+        return False
     if _UNDONE.search(answer) and not _UNDONE.search(gold):
         return False
     right, said = plain_number(gold), plain_number(answer)
     if right is not None and said is not None:
         return right == said
     return True if bare(gold) == bare(answer) else None
+
+
+def _depth(text: str) -> int:
+    """How deep brackets of any kind are opened in each other; closing ones are taken on trust."""
+    depth = deepest = 0
+    for c in text:
+        depth += (c in "([{") - (c in ")]}")
+        deepest = max(deepest, depth)
+    return deepest

@@ -96,6 +96,7 @@ HOSTILE = {
     "power": "9^{9^{9^{9}}}",
     "factorial": "(10^{8})!",
     "brackets": "(" * 900,
+    "fewer brackets": "(" * 15,
     "fractions": r"\frac{" * 150,
     "sum": "+".join(["x^{99}"] * 150),
     "expansion": "(a+b+c+d+e+f)^{400}",
