@@ -1,8 +1,8 @@
 """Losses against TRL's own code on the same tensors.
 
 GRPO, RLOO and DPO are methods of TRL's trainers, called here on a stub with the settings they read. PPO's loss and GAE
-are statements inside PPOTrainer.train. All are cut out of TRL's source as they stand there, and run: importing a trainer
-takes ten seconds.
+are statements inside PPOTrainer.train. All are cut out of TRL's source as they stand there, and run: importing a
+trainer takes ten seconds.
 """
 
 import ast
