@@ -47,7 +47,8 @@ def test_the_parts_are_those_of_the_networks():
     policy, value = (sum(p.numel() for p in network.module.parameters()) for network in (state, critic))
     bias = sum(router.expert_bias.numel() for router in state.routers)
     head, scalar = tiny.VOCAB * 32, 32 + 1
-    assert policy - head + scalar == value  # tiny has no MTP
+    mtp = sum(p.numel() for p in state.mtp_params)
+    assert policy - mtp - head + scalar == value and mtp > 0
     assert alone["memory/policy_gib"] * GIB == pytest.approx(4 * (policy + bias))
     assert alone["memory/reference_gib"] == alone["memory/critic_gib"] == 0
     assert alone["memory/optimizer_gib"] * GIB == pytest.approx(8 * policy)

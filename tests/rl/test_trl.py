@@ -1,7 +1,8 @@
 """Losses against TRL's own code on the same tensors.
 
 GRPO, RLOO and DPO are methods of TRL's trainers, called here on a stub with the settings they read. PPO's loss and GAE
-are statements inside PPOTrainer.train: they are cut out of TRL's source as they stand there, and run.
+are statements inside PPOTrainer.train. All are cut out of TRL's source as they stand there, and run: importing a
+trainer takes ten seconds.
 """
 
 import ast
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl.gae import gae, token_rewards
 from rl.objective_config import ObjectiveConfig, ObjectiveName
@@ -24,10 +25,30 @@ from rl.objectives.rloo import rloo_loss
 from tests.rl.rows import rows
 
 ROWS, PROMPT, RESPONSE, VOCAB = 4, 3, 7, 11
+UTILS = ("selective_log_softmax", "entropy_from_logits", "nanmin", "nanmax")
 
 
 def draw(*shape: int, seed: int, scale: float = 0.3) -> Tensor:
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def source(file: str) -> ast.Module:
+    folder = Path(importlib.util.find_spec("trl").origin).parent
+    return ast.parse((folder / file).read_text())
+
+
+def defined(code: list[ast.stmt], **names: Any) -> dict[str, Any]:
+    """What TRL's code defines, given the names it reads."""
+    space = {"torch": torch, "F": torch.nn.functional, **names}
+    exec(compile(ast.Module(body=code, type_ignores=[]), "trl", "exec"), space)  # installed with this project
+    return space
+
+
+def method(file: str, **names: Any) -> Any:
+    """_compute_loss of the trainer in that file."""
+    (found,) = [node for node in ast.walk(source(file)) if getattr(node, "name", "") == "_compute_loss"]
+    utils = [node for node in source("trainer/utils.py").body if getattr(node, "name", "") in UTILS]
+    return defined([*utils, found], **names)["_compute_loss"]
 
 
 def response_mask(lengths: list[int]) -> Tensor:
@@ -75,8 +96,6 @@ def same(loss: Tensor, wanted: Tensor, *leaves: Tensor) -> None:
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 def test_grpo(loss_type: str, kl_coef: float) -> None:
     """grpo averages over answers (our per_answer), dapo over tokens (our token_mean)."""
-    from trl import GRPOTrainer
-
     logprobs = draw(ROWS, RESPONSE, seed=0).requires_grad_()
     old, ref, mask = draw(ROWS, RESPONSE, seed=1), draw(ROWS, RESPONSE, seed=2), response_mask(LENGTHS)
     more = dict(completion_mask=mask, advantages=ADVANTAGES, old_per_token_logps=old, ref_per_token_logps=ref)
@@ -95,7 +114,7 @@ def test_grpo(loss_type: str, kl_coef: float) -> None:
         _entropy_bonus_enabled=False,
     )
     trainer.accelerator.num_processes = 1
-    wanted = GRPOTrainer._compute_loss(trainer, None, inputs)
+    wanted = method("trainer/grpo_trainer.py")(trainer, None, inputs)
 
     weights = mask / (ROWS * mask.sum(1, keepdim=True)) if loss_type == "grpo" else mask / mask.sum()
     batch = rows(weights, advantages=ADVANTAGES[:, None] * mask, old_logprobs=old, ref_logprobs=ref)
@@ -104,37 +123,20 @@ def test_grpo(loss_type: str, kl_coef: float) -> None:
 
 
 def test_rloo() -> None:
-    from trl import RLOOTrainer
-
     logprobs = draw(ROWS, RESPONSE, seed=0).requires_grad_()
     old, mask = draw(ROWS, RESPONSE, seed=1), response_mask(LENGTHS)
     more = dict(completion_mask=mask, advantages=ADVANTAGES, old_logps=(old * mask).sum(1))
     inputs, given = policy_inputs(logprobs, **more)
     trainer = stub(_get_per_token_logps_and_entropies=given, epsilon_low=0.2, epsilon_high=0.28)
-    wanted = RLOOTrainer._compute_loss(trainer, None, inputs)
+    wanted = method("trainer/rloo_trainer.py")(trainer, None, inputs)
 
     batch = rows(mask / (ROWS * mask.sum(1, keepdim=True)), advantages=ADVANTAGES[:, None] * mask, old_logprobs=old)
     cfg = ObjectiveConfig(name=ObjectiveName.rloo, clip_low=0.2, clip_high=0.28)
     same(rloo_loss(batch, logprobs, cfg).loss, wanted, logprobs)
 
 
-class Given(nn.Module):
-    """A model that gives these logits."""
-
-    is_gradient_checkpointing = False
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, **inputs: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logits)
-
-
 @pytest.mark.parametrize("nll_coef", [0.0, 0.5])
 def test_dpo(nll_coef: float) -> None:
-    from trl import DPOTrainer
-
     seq = PROMPT + RESPONSE
     logits, ref_logits = draw(ROWS, seq, VOCAB, seed=0, scale=1.0).requires_grad_(), draw(ROWS, seq, VOCAB, seed=1)
     ids = torch.randint(0, VOCAB, (ROWS, seq), generator=torch.Generator().manual_seed(2))
@@ -143,9 +145,7 @@ def test_dpo(nll_coef: float) -> None:
     mask = torch.cat([torch.zeros(ROWS, PROMPT), response_mask(lengths)], dim=1).long()
     trainer = stub(
         ld_alpha=None,
-        precompute_ref_logps=False,
-        ref_model=Given(ref_logits),
-        args=SimpleNamespace(gradient_checkpointing_kwargs=None),
+        precompute_ref_logps=True,
         f_divergence_type="reverse_kl",
         loss_types=["sigmoid", "sft"],
         loss_weights=[1.0, nll_coef],
@@ -154,11 +154,15 @@ def test_dpo(nll_coef: float) -> None:
         use_weighting=False,
         _total_train_tokens=0,
     )
-    inputs = dict(input_ids=ids, completion_mask=mask, attention_mask=torch.ones_like(ids))
-    wanted = DPOTrainer._compute_loss(trainer, Given(logits), inputs, return_outputs=False)
 
     def of_labels(values: Tensor) -> Tensor:
         return values[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+
+    reference = (of_labels(ref_logits) * mask[:, 1:]).sum(1)
+    inputs = dict(input_ids=ids, completion_mask=mask, attention_mask=torch.ones_like(ids))
+    inputs |= dict(ref_chosen_logps=reference[:2], ref_rejected_logps=reference[2:])
+    policy = lambda **inputs: SimpleNamespace(logits=logits)  # noqa: E731
+    wanted = method("trainer/dpo_trainer.py")(trainer, policy, inputs, return_outputs=False)
 
     pairs = [0, 2, 1, 3]  # TRL's batch is all chosen, then all rejected; ours is pair by pair
     weights = mask[:, 1:].double() / (ROWS * mask.sum(1, keepdim=True))
@@ -166,18 +170,12 @@ def test_dpo(nll_coef: float) -> None:
     same(dpo_loss(batch, of_labels(logits)[pairs], beta=0.3, nll_coef=nll_coef).loss, wanted, logits)
 
 
-def ppo_code() -> ast.Module:
-    """TRL's file of PPO, parsed: it need not be imported for the statements that are wanted."""
-    folder = Path(importlib.util.find_spec("trl").origin).parent
-    return ast.parse((folder / "experimental" / "ppo" / "ppo_trainer.py").read_text())
-
-
 def run(first: str, last: str, **names: Any) -> SimpleNamespace:
     """Run the statements of PPOTrainer.train from the one that sets `first` to the last that sets `last`, in a row.
 
     names: what they read; -> what they set.
     """
-    tree = ppo_code()
+    tree = source("experimental/ppo/ppo_trainer.py")
     helpers = [node for node in tree.body if getattr(node, "name", "").startswith("masked_")]
     blocks = [
         block
@@ -187,10 +185,7 @@ def run(first: str, last: str, **names: Any) -> SimpleNamespace:
     ]
     assert len(blocks) == 1, f"TRL's PPO sets {first} in {len(blocks)} places"
     at = [i for i, statement in enumerate(blocks[0]) if sets(statement, first) or sets(statement, last)]
-    space: dict[str, Any] = {"torch": torch, **names}
-    code = ast.Module(body=helpers + blocks[0][at[0] : at[-1] + 1], type_ignores=[])
-    exec(compile(code, "trl", "exec"), space)  # TRL's own source, installed with this project
-    return SimpleNamespace(**{key: value for key, value in space.items() if not key.startswith("__")})
+    return SimpleNamespace(**defined(helpers + blocks[0][at[0] : at[-1] + 1], **names))
 
 
 def sets(statement: ast.stmt, name: str) -> bool:
