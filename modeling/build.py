@@ -43,6 +43,7 @@ from modeling.experts import BatchedExperts  # noqa: E402
 from modeling.fp8_modules import Fp8Experts, use_fp8  # noqa: E402
 from modeling.grouped import GroupedCore  # noqa: E402
 from modeling.mtp import MTPLayer  # noqa: E402
+from modeling.recompute import recompute_fields  # noqa: E402
 from modeling.router import Router  # noqa: E402
 from modeling.score_head import ScoreModel  # noqa: E402
 
@@ -145,7 +146,7 @@ def megatron_config(
     kind, parts = (TransformerConfig, _grouped(cfg)) if cfg.is_dense else (MLATransformerConfig, _latent(cfg, te, cp))
     return kind(
         **parts,
-        **_recompute(cfg, te, recompute),
+        **recompute_fields(cfg, te, recompute),
         num_layers=cfg.num_hidden_layers,
         hidden_size=cfg.hidden_size,
         ffn_hidden_size=cfg.intermediate_size,
@@ -244,18 +245,6 @@ def _grouped(cfg: ModelConfig) -> dict[str, Any]:
         add_qkv_bias=cfg.has_qkv_bias,
         qk_layernorm=cfg.has_qk_norm,
     )
-
-
-def _recompute(cfg: ModelConfig, te: bool, names: Sequence[str]) -> dict[str, Any]:
-    """What Megatron's config says of activations that are not kept. Raises ConfigError for what no module here does."""
-    if "full" in names:
-        return dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1)
-    if "moe_act" in names and not te:
-        if cfg.experts is Experts.sequential:
-            problem, remedy = "Megatron's experts one by one keep theirs", "leave it out, or set model.experts=auto"
-            raise ConfigError("parallel.recompute", "moe_act", problem, remedy)
-        names = [name for name in names if name != "moe_act"]  # our experts keep no activation in any case
-    return dict(recompute_granularity="selective", recompute_modules=list(names)) if names else {}
 
 
 def uses_te(cfg: ModelConfig) -> bool:

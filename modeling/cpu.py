@@ -95,7 +95,6 @@ def _adapt(module: types.ModuleType) -> None:
     elif module.__name__ == "megatron.core.tensor_parallel.random":
         module._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
         module._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
-        module._get_share_storage = lambda: _refill
         # It warns whenever the CPU generator moves inside fork(), which is the point here.
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
     elif module.__name__ == "megatron.core.transformer.moe.token_dispatcher":
@@ -171,13 +170,6 @@ def adds_weight_gradients(layer: torch.nn.Module) -> bool:
 def _add_weight_gradient(x: torch.Tensor, grad: torch.Tensor, main_grad: torch.Tensor) -> None:
     """main_grad [out, in] += grad [tokens, out]^T x [tokens, in]."""
     main_grad.addmm_(grad.t(), x)
-
-
-def _refill(emptied: torch.Tensor, again: torch.Tensor) -> None:
-    """Give a tensor whose memory was given up what was computed again; Megatron's way wants a compiler for C++."""
-    storage, made = emptied.untyped_storage(), again.untyped_storage()
-    storage.resize_(made.size())
-    storage.copy_(made)
 
 
 def _unless_sorted(sort: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """The presets are the paper: what each says at chosen token counts, against the reports' own numbers."""
 
+import functools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from training.schedules import Schedule, value_at
 ROW = 4096
 
 
+@functools.cache
 def preset(name: str) -> Config:
     return compose("pretrain", [f"experiment={name}"])
 

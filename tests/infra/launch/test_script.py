@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import shlex
 import subprocess
 import sys
@@ -242,3 +243,26 @@ def test_names_that_nemo_run_would_rewrite_are_refused(tmp_path: Path) -> None:
     with contextlib.redirect_stderr(err):
         code = cli.main(["launch", "launch=slurm", "dry_run=true", "code=tree", f"run.dir={tmp_path}/nemo_runs/a"])
     assert code == 2 and "run.dir=" in err.getvalue() and "begins with nemo_run" in err.getvalue()
+
+
+def test_deepseek_v3_as_its_report_trained_it(tmp_path: Path) -> None:
+    given = [
+        "experiment=v3_pretrain",
+        "cluster=h800x2048",
+        "launch=slurm",
+        "nodes=256",
+        "stages=[pretrain,zero,evaluate]",
+    ]
+    done = dry_run(tmp_path, *given, "dry_run=true", "code=tree", "tracking.uri=")
+    for stage in ("pretrain", "zero", "evaluate"):
+        options = done.options(stage)
+        assert (options["nodes"], options["ntasks-per-node"], options["gpus-per-node"]) == ("256", "8", "8")
+        assert "export CUDA_DEVICE_MAX_CONNECTIONS=1" in done.script(stage)
+        kept = yaml.safe_load((done.folder / f"{stage}.yaml").read_text())
+        assert kept["model"]["num_hidden_layers"] == 61 and kept["parallel"]["expert"] == 64
+        assert kept["parallel"]["recompute"] == ["mla_up_proj", "layernorm", "moe_act"]
+        assert kept["pretrain"]["schedule"]["lr_points"][2] == {"at": 10e12, "value": 1.0, "by": "linear"}
+    plan = done.out.partition("# r1 plan, 2048 GPUs")[2]
+    assert "120 x 1 rows of 4096" in plan and "mla_up_proj, layernorm, moe_act" in plan
+    hours = float(re.search(r"14.8T tokens: ([\d.]+)M GPU hours", plan)[1])
+    assert hours == pytest.approx(2.664, rel=0.05)  # V3 table 1
