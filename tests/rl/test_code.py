@@ -4,6 +4,7 @@ import ast
 import base64
 import json
 import pickle
+import re
 import zlib
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def test_given_solutions_score_and_others_do_not(sandbox, held):
     assert scores[: len(held)] == [1.0] * len(held)
     same = [q.meta["cases"] for q in held]
     assert all(s == 0.0 for s, a, b in zip(scores[len(held) :], same, same[1:], strict=False) if a != b)
+
+
+def test_hidden_cases_tell_a_function_from_its_neighbours(train):
+    """Each constant one up or down is another function, but for those that are the same by their meaning."""
+    missed = 0
+    for question in train:
+        number = re.search(r"-?\d+", question.answer)
+        for step in (-1, 1):
+            near = f"{question.answer[: number.start()]}{int(number[0]) + step}{question.answer[number.end() :]}"
+            missed += all(evaluated(near, *case["arguments"]) == case["expected"] for case in question.meta["cases"])
+    assert missed <= 3
 
 
 def test_a_function_is_on_one_side_whether_in_words_or_by_examples(train, held):
