@@ -267,7 +267,7 @@ total, ends = 0, []
 while total < 1 << 26:
     ends += os.pipe()
     fcntl.fcntl(ends[-1], 1031, 1 << 20)  # F_SETPIPE_SZ
-    os.set_blocking(ends[-1], False)
+    fcntl.fcntl(ends[-1], fcntl.F_SETFL, os.O_WRONLY | os.O_NONBLOCK)
     total += os.write(ends[-1], b"x" * (1 << 20))
 escaped(total)
 """,

@@ -3,8 +3,8 @@
 Kimi's numbers: an input becomes a case where at least 7 of 10 known solutions agree on its output; the problem is kept
 where at least 9 of 10 solutions pass all of its cases. All of them run in the sandbox.
 
-Departs from K §2.3.5: there a model writes each problem's generator on top of CYaRon; here a generator is a function of
-a Draw, which has what those use most (numbers, lists, permutations, words, trees, graphs).
+In K §2.3.5 a model writes each problem's generator on top of CYaRon. Such a program is run in the sandbox, too; for
+generators of one's own there is Draw, with what those use most (numbers, lists, permutations, words, trees, graphs).
 """
 
 import json
@@ -96,6 +96,15 @@ def generate(generator: Generator, count: int, seed: int = 0) -> list[str | list
         if len(found) == count:
             break
     return list(found.values())
+
+
+def generate_by_program(sandbox: Sandbox, source: str, count: int, seed: int = 0) -> list[str]:
+    """Inputs that a generator prints: a program, which a model may have written, given a number on its stdin each time.
+
+    Different ones, `count` at most; runs that fail or print nothing give none.
+    """
+    runs = sandbox.run_all([Program(source, stdin=f"{seed + i}\n") for i in range(count)])
+    return list(dict.fromkeys(run.stdout for run in runs if run.ending is Ending.ok and run.stdout.strip()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,10 +36,12 @@ class Kind:
     "(x, *constants) -> f(x), computed here."
     lists: bool = False
     "Whether x is a list of whole numbers; else it is a whole number."
+    edge: Callable[..., Any] | None = None
+    "(*constants) -> an input that tells it from its neighbours."
 
 
 def _plus(text: str, b: int) -> str:
-    return f"{text} plus {b}" if b >= 0 else f"{text} minus {-b}"
+    return f"{text}, plus {b}" if b >= 0 else f"{text}, minus {-b}"
 
 
 def _times(a: int, b: int) -> str:
@@ -78,6 +80,7 @@ KINDS = {
         solution=lambda a: f"sum(n > {a} for n in x)",
         value=lambda x, a: sum(n > a for n in x),
         lists=True,
+        edge=lambda a: [a, a + 1, a + 2],
     ),
 }
 _PROBES = [*range(-60, 61, 7), *range(-3, 12)]
@@ -124,6 +127,8 @@ class Code(Tested):
 
     def _question(self, name: str, rng: random.Random, kind: Kind, constants: tuple[int, ...]) -> Question:
         inputs = _inputs(kind, rng)
+        if kind.edge:
+            inputs[1] = kind.edge(*constants)
         shown = inputs[HIDDEN:] if kind is KINDS["linear"] and rng.random() < 0.5 else []
         if shown:
             values = ", ".join(f"f({x}) = {kind.value(x, *constants)}" for x in sorted(shown))

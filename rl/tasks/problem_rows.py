@@ -29,7 +29,7 @@ def parse_problem(row: dict) -> Row:
         raise BadRow("has no tests")
     kinds = {test.get("testtype", "stdin") for test in tests}
     if kinds == {"functional"}:
-        function = _function(row)
+        function = function_of(row)
         starter = row.get("starter_code") or f"def {function}("
         ask, cases = FUNCTION_ASK.format(starter=starter.strip("\n")), [_call(test) for test in tests]
     elif kinds == {"stdin"}:
@@ -38,6 +38,20 @@ def parse_problem(row: dict) -> Row:
     else:
         raise BadRow(f"has tests of type {', '.join(sorted(map(str, kinds)))}")
     return Row(f"{text}\n\n{ask}", "", column(row, "question_id", "id"), {"function": function, "cases": cases})
+
+
+def function_of(row: dict) -> str:
+    """The name in a row's metadata. Raises BadRow where there is none."""
+    metadata = row.get("metadata") or {}
+    if isinstance(metadata, str):
+        try:
+            metadata = json.loads(metadata)
+        except ValueError:
+            raise BadRow("has metadata that is no JSON") from None
+    name = metadata.get("func_name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or not name.isidentifier():
+        raise BadRow("has tests of a function, and no func_name in its metadata")
+    return name
 
 
 def _tests(row: dict, key: str) -> list[dict]:
@@ -72,19 +86,6 @@ def _text(test: dict, key: str) -> str:
     if not isinstance(test.get(key), str):
         raise BadRow(f"has a test without {key}")
     return test[key]
-
-
-def _function(row: dict) -> str:
-    metadata = row.get("metadata") or {}
-    if isinstance(metadata, str):
-        try:
-            metadata = json.loads(metadata)
-        except ValueError:
-            raise BadRow("has metadata that is no JSON") from None
-    name = metadata.get("func_name") if isinstance(metadata, dict) else None
-    if not isinstance(name, str) or not name.isidentifier():
-        raise BadRow("has tests of a function, and no func_name in its metadata")
-    return name
 
 
 def _call(test: dict) -> dict:

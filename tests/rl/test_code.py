@@ -4,7 +4,9 @@ import ast
 import base64
 import json
 import pickle
+import re
 import zlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from rl.sandbox import runner
 from rl.tasks.base import TaskConfig, Template
 from rl.tasks.code import HIDDEN, KINDS, Code, held_out
 from rl.tasks.code_config import CodeConfig
+from rl.tasks.make_cases import make_cases
 from rl.tasks.mix import Mix, build_task
 from rl.tasks.problem_rows import parse_problem
 from rl.tasks.problems import Problems
@@ -67,6 +70,17 @@ def test_given_solutions_score_and_others_do_not(sandbox, held):
     assert scores[: len(held)] == [1.0] * len(held)
     same = [q.meta["cases"] for q in held]
     assert all(s == 0.0 for s, a, b in zip(scores[len(held) :], same, same[1:], strict=False) if a != b)
+
+
+def test_hidden_cases_tell_a_function_from_its_neighbours(train):
+    """Each constant one up or down is another function, but for those that are the same by their meaning."""
+    missed = 0
+    for question in train:
+        number = re.search(r"-?\d+", question.answer)
+        for step in (-1, 1):
+            near = f"{question.answer[: number.start()]}{int(number[0]) + step}{question.answer[number.end() :]}"
+            missed += all(evaluated(near, *case["arguments"]) == case["expected"] for case in question.meta["cases"])
+    assert missed <= 3
 
 
 def test_a_function_is_on_one_side_whether_in_words_or_by_examples(train, held):
@@ -290,3 +304,36 @@ def test_impossible_settings_are_refused():
         CodeConfig(max_tests=-1)
     with pytest.raises(ConfigError, match="reward.tests=-1"):
         RewardConfig(tests=-1)
+
+
+def test_problems_without_tests_get_them_by_quorum(sandbox, tmp_path):
+    right, wrong = "print(int(input()) ** 2)", "print(int(input()) ** 2 + 1)"
+    problem = {"question_content": "Square it.", "generator": "n = int(input())\nprint(n % 4 - 1)", "metadata": ""}
+    rows = [
+        problem | {"question_id": "good", "solutions": [right] * 9 + [wrong]},
+        problem | {"question_id": "unclear", "solutions": [right] * 5 + [wrong] * 5},
+        problem | {"question_id": "few", "solutions": [right] * 3},
+        {
+            "question_id": "called",
+            "question_content": "Add.",
+            "metadata": {"func_name": "add"},
+            "solutions": ["def add(a, b): return a + b"] * 10,
+            "generator": "n = int(input())\nprint(n)\nprint(2 * n)",
+        },
+    ]
+    source, out = tmp_path / "in.jsonl", tmp_path / "test.jsonl"
+    source.write_text("\n".join(map(json.dumps, rows)))
+    assert make_cases(sandbox, source, out) == (2, 2)
+    written = out.read_text()
+    assert make_cases(sandbox, source, out) == (2, 2) and out.read_text() == written  # nothing is done twice
+    why = {row["question_id"]: row["why"] for row in map(json.loads, Path(f"{out}.dropped").read_text().splitlines())}
+    assert why["few"].endswith("there are 3 solutions, not 10") and why["unclear"].startswith("0 of 4 inputs became")
+    task = problems(out)
+    by_function = {q.meta["function"]: q for q in task.test_questions(2)}
+    squares = sorted((int(c["stdin"]), c["expected"].strip()) for c in by_function[""].meta["cases"])
+    assert squares == [(-1, "1"), (0, "0"), (1, "1"), (2, "4")]
+    assert {tuple(c["arguments"]): c["expected"] for c in by_function["add"].meta["cases"]}[(3, 6)] == 9
+    assert task.score(by_function[""], answer(wrong)) == 0.0 and task.score(by_function[""], answer(right)) == 1.0
+    with pytest.raises(ConfigError, match="in.jsonl:1 has no generator"):
+        source.write_text(json.dumps(rows[0] | {"generator": ""}))
+        make_cases(sandbox, source, out)
