@@ -23,13 +23,11 @@ from infra.errors import R1Error
 
 MAX_CHARACTERS, MAX_DEPTH = 1000, 16
 "Longer answers, and brackets deeper in each other, are wrong; the parser's time doubles with each bracket."
-REMEMBERED = 20_000
-"Verdicts that are kept."
 START_S, GRACE_S = 300.0, 10.0
 "How long a worker may take to start, and beyond the limit to tell of a comparison."
-_NUMBER = r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
 _PLAIN = re.compile(
-    rf"(?:[A-Za-z] ?= ?)?(?P<minus>-?)[$€£]? ?(?P<top>{_NUMBER})(?: ?/ ?(?P<bottom>[0-9]{{1,15}}))?"
+    rf"(?:[A-Za-z] ?= ?)?(?P<sign>[+-]?)[$€£]? ?(?P<top>{_NUMBER})(?: ?/ ?(?P<bottom>[0-9]{{1,15}}))?"
     r" ?(?:%|(?!dozen|hundred|thousand|million|billion|pair)(?:[A-Za-z]{2,20} ?){1,3})?\.?"
 )
 _FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([0-9]{1,15})\}\{([0-9]{1,15})\}")
@@ -68,7 +66,7 @@ def plain_number(text: str) -> Fraction | None:
         match = _PLAIN.fullmatch(text)
         if match is None:
             return None
-        top, bottom, sign = match["top"].replace(",", "").rstrip("."), match["bottom"] or "1", match["minus"]
+        top, bottom, sign = match["top"].replace(",", "").rstrip("."), match["bottom"] or "1", match["sign"]
     if not int(bottom):
         return None
     return Fraction(top) / int(bottom) * (-1 if sign == "-" else 1)
@@ -115,8 +113,9 @@ class _Worker:
 class MathChecker:
     """A pool of workers; started with the first question that needs one. Safe to call from several threads."""
 
-    def __init__(self, *, workers: int = 2, limit_s: float = 3.0) -> None:
-        self.workers, self.limit_s = workers, limit_s
+    def __init__(self, *, workers: int = 2, limit_s: float = 3.0, remember: int = 20_000) -> None:
+        """limit_s: of one comparison. remember: verdicts that are kept."""
+        self.workers, self.limit_s, self.remember = workers, limit_s, remember
         self.timeouts = 0
         "Comparisons that were cut off, so far."
         self._pool: list[_Worker] = []
@@ -141,7 +140,7 @@ class MathChecker:
                     self.close()
                     raise
                 self._memory |= {pair: bool(known[pair]) for pair in algebra}
-                for old in list(self._memory)[:-REMEMBERED]:
+                for old in list(self._memory)[: max(0, len(self._memory) - self.remember)]:
                     del self._memory[old]
         return [bool(known[pair]) for pair in pairs]
 
