@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 
 from infra.errors import R1Error
 
@@ -140,7 +141,7 @@ class MathChecker:
                     self.close()
                     raise
                 self._memory |= {pair: bool(known[pair]) for pair in algebra}
-                for old in list(self._memory)[: max(0, len(self._memory) - self.remember)]:
+                for old in list(islice(self._memory, max(0, len(self._memory) - self.remember))):
                     del self._memory[old]
         return [bool(known[pair]) for pair in pairs]
 
