@@ -27,7 +27,7 @@ def run() -> Result:
         for i, q in enumerate(questions * (COUNTDOWN // len(questions)))
     ]
     pairs = [(f"{i}x + 2", f"2 + {i}x" if i % 2 else f"2(x+{i})") for i in range(2, ALGEBRA + 2)]
-    checker = MathChecker(workers=2, limit_s=2.0)
+    checker = MathChecker(workers=2, limit_s=2.0, remember=0)
     checker.check_all(pairs[:8])
 
     def by_rule() -> float:

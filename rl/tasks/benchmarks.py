@@ -6,7 +6,7 @@ the set's files: train and test in it, in a folder of the set's name, or one fil
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,12 @@ class BenchmarkTask:
         if answer is None or len(answer) > MAX_CHARACTERS:
             return 0.0
         return float(self.benchmark.right(question.answer, answer))
+
+    def prepare(self, answers: Sequence[tuple[Question, str]]) -> None:
+        """Judge a batch of (question, response) by all workers at once, where it is algebra; score then remembers."""
+        if self.benchmark.right is _symbolic:
+            said = [(question.answer, answer_of(text) or "") for question, text in answers]
+            shared_checker().check_all([pair for pair in said if len(pair[1]) <= MAX_CHARACTERS])
 
     def _question(self, name: str, row: Row) -> Question:
         meta = {**row.meta, "language": language_of(row.question)}

@@ -1,6 +1,7 @@
 """Derivatives of small polynomials, judged as algebra: 2 + 6x is as right as 6x + 2, and 2(3x+1) too."""
 
 import random
+from collections.abc import Sequence
 
 from rl.rewards.accuracy import answer_of
 from rl.tasks.base import Prompter, Template, for_training
@@ -44,6 +45,11 @@ class Derivatives:
         if answer is None or len(answer) > MAX_CHARACTERS:
             return 0.0
         return float(shared_checker().check(question.answer, answer))
+
+    def prepare(self, answers: Sequence[tuple[Question, str]]) -> None:
+        """Judge a batch of (question, response) by all workers at once; score then remembers."""
+        said = [(question.answer, answer_of(text) or "") for question, text in answers]
+        shared_checker().check_all([pair for pair in said if len(pair[1]) <= MAX_CHARACTERS])
 
     def _question(self, name: str, drawn: Polynomial) -> Question:
         answer = written([power * c for power, c in enumerate(drawn)][1:])

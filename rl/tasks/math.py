@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cache
+from itertools import islice
 
 from infra.errors import R1Error
 
@@ -25,9 +26,9 @@ MAX_CHARACTERS, MAX_DEPTH = 1000, 16
 "Longer answers, and brackets deeper in each other, are wrong; the parser's time doubles with each bracket."
 START_S, GRACE_S = 300.0, 10.0
 "How long a worker may take to start, and beyond the limit to tell of a comparison."
-_NUMBER = r"[+-]?(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
+_NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
 _PLAIN = re.compile(
-    rf"(?:[A-Za-z] ?= ?)?(?P<minus>-?)[$€£]? ?(?P<top>{_NUMBER})(?: ?/ ?(?P<bottom>[0-9]{{1,15}}))?"
+    rf"(?:[A-Za-z] ?= ?)?(?P<sign>[+-]?)[$€£]? ?(?P<top>{_NUMBER})(?: ?/ ?(?P<bottom>[0-9]{{1,15}}))?"
     r" ?(?:%|(?!dozen|hundred|thousand|million|billion|pair)(?:[A-Za-z]{2,20} ?){1,3})?\.?"
 )
 _FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{([0-9]{1,15})\}\{([0-9]{1,15})\}")
@@ -66,7 +67,7 @@ def plain_number(text: str) -> Fraction | None:
         match = _PLAIN.fullmatch(text)
         if match is None:
             return None
-        top, bottom, sign = match["top"].replace(",", "").rstrip("."), match["bottom"] or "1", match["minus"]
+        top, bottom, sign = match["top"].replace(",", "").rstrip("."), match["bottom"] or "1", match["sign"]
     if not int(bottom):
         return None
     return Fraction(top) / int(bottom) * (-1 if sign == "-" else 1)
@@ -86,11 +87,13 @@ class _Worker:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True
         )
-        self.job, self.deadline, self.ready = -1, time.monotonic() + START_S, False
+        self.job: tuple[str, str] | None = None
+        self.deadline, self.ready = time.monotonic() + START_S, False
 
-    def give(self, job: int, gold: str, answer: str, limit_s: float) -> None:
-        self.job, self.deadline = job, time.monotonic() + limit_s
-        self.process.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+    def give(self, pair: tuple[str, str], limit_s: float) -> None:
+        """Set it to work on (gold, answer). Raises BrokenPipeError where it has died."""
+        self.process.stdin.write(json.dumps([bare(text) for text in pair]).encode() + b"\n")
+        self.job, self.deadline = pair, time.monotonic() + limit_s
 
     def read(self) -> str:
         """The line it has written; empty where it has died."""
@@ -111,11 +114,14 @@ class _Worker:
 class MathChecker:
     """A pool of workers; started with the first question that needs one. Safe to call from several threads."""
 
-    def __init__(self, *, workers: int = 2, limit_s: float = 3.0) -> None:
-        self.workers, self.limit_s = workers, limit_s
+    def __init__(self, *, workers: int = 2, limit_s: float = 3.0, remember: int = 20_000) -> None:
+        """limit_s: of one comparison. remember: verdicts that are kept."""
+        self.workers, self.limit_s, self.remember = workers, limit_s, remember
         self.timeouts = 0
         "Comparisons that were cut off, so far."
         self._pool: list[_Worker] = []
+        self._memory: dict[tuple[str, str], bool] = {}
+        "The last verdicts: the answers to one question repeat, and what hung once need not hang again."
         self._lock = threading.Lock()
 
     def check(self, gold: str, answer: str) -> bool:
@@ -124,37 +130,39 @@ class MathChecker:
 
     def check_all(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """The same for many (gold, answer), by all workers at once. Raises R1Error where no worker can start."""
-        known = [_without_algebra(gold, answer) for gold, answer in pairs]
-        waiting = deque(i for i, verdict in enumerate(known) if verdict is None)
-        if waiting:
+        known = {pair: _without_algebra(*pair) for pair in dict.fromkeys(pairs)}
+        algebra = [pair for pair, verdict in known.items() if verdict is None]
+        if algebra:
             with self._lock:
+                known |= {pair: self._memory[pair] for pair in algebra if pair in self._memory}
                 try:
-                    self._work(waiting, pairs, known)
+                    self._work(deque(pair for pair in algebra if known[pair] is None), known)
                 except BaseException:  # Ctrl-C, say: an answer to come would be taken for the next one's
                     self.close()
                     raise
-        return [bool(verdict) for verdict in known]
+                self._memory |= {pair: bool(known[pair]) for pair in algebra}
+                for old in list(islice(self._memory, max(0, len(self._memory) - self.remember))):
+                    del self._memory[old]
+        return [bool(known[pair]) for pair in pairs]
 
     def close(self) -> None:
         """End the workers."""
         while self._pool:
             self._pool.pop().close()
 
-    def _work(self, waiting: deque[int], pairs: Sequence[tuple[str, str]], known: list[bool | None]) -> None:
+    def _work(self, waiting: deque[tuple[str, str]], known: dict[tuple[str, str], bool | None]) -> None:
         while len(self._pool) < min(self.workers, max(len(waiting), len(self._pool))):
             self._pool.append(_Worker(self.limit_s))
-        while waiting or any(worker.job >= 0 for worker in self._pool):
+        while waiting or any(worker.job for worker in self._pool):
             for worker in list(self._pool):
-                if worker.ready and worker.job < 0 and waiting:
-                    job = waiting.popleft()
-                    gold, answer = (bare(text) for text in pairs[job])
+                if worker.ready and worker.job is None and waiting:
+                    pair = waiting.popleft()
                     try:
-                        worker.give(job, gold, answer, self.limit_s + GRACE_S)
-                    except BrokenPipeError:  # it died in between; the job is not to blame
-                        worker.job = -1
-                        waiting.appendleft(job)
+                        worker.give(pair, self.limit_s + GRACE_S)
+                    except BrokenPipeError:  # it died in between; the answer is not to blame
+                        waiting.appendleft(pair)
                         self._replace(worker)
-            busy = [worker for worker in self._pool if worker.job >= 0 or not worker.ready]
+            busy = [worker for worker in self._pool if worker.job or not worker.ready]
             left = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
             told, _, _ = select.select([worker.process.stdout for worker in busy], [], [], left)
             for worker in busy:
@@ -163,7 +171,7 @@ class MathChecker:
                 elif time.monotonic() >= worker.deadline:
                     self._take(worker, "", known)
 
-    def _take(self, worker: _Worker, line: str, known: list[bool | None]) -> None:
+    def _take(self, worker: _Worker, line: str, known: dict[tuple[str, str], bool | None]) -> None:
         """A worker's line; an empty one where it is dead or stuck, and another takes its place."""
         if line == "ready":
             worker.ready = True
@@ -175,7 +183,7 @@ class MathChecker:
             self._replace(worker)
         self.timeouts += line in ("", "null")
         known[worker.job] = line == "true"
-        worker.job = -1
+        worker.job = None
 
     def _replace(self, worker: _Worker) -> None:
         worker.close()

@@ -181,7 +181,7 @@ def test_bad_rows_are_named_counted_and_refused(tmp_path, capsys):
         ("gsm8k", {"answer": "#### 1"}, "has no question"),
         ("aime2024", {"problem": "a", "answer": True}, "has no answer"),
         ("aime2024", {"problem": "a", "answer": ["1"]}, "has no answer"),
-        ("gpqa", GPQA | {"Incorrect Answer 3": ""}, "fewer than four choices"),
+        ("gpqa", GPQA | {"Incorrect Answer 3": ""}, "has fewer than four choices"),
         ("gpqa", GPQA | {"Correct Answer": ""}, "has no answer"),
         ("aime2024", "[" * 100_000, "is no JSON"),
         ("aime2024", '{"problem": "\udc80"}', "is no JSON"),

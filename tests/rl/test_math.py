@@ -124,6 +124,8 @@ def test_a_worker_that_hangs_is_replaced_and_the_others_go_on():
         pairs = [("x+1", "1+x"), ("x", "9^{9^{9^{9}}}"), *[(f"x+{i}", f"{i}+x") for i in range(20)], ("x", "y")]
         assert checker.check_all(pairs) == [True, False, *[True] * 20, False]
         assert checker.timeouts == 1
+        assert checker.check("x", pairs[1][1]) is False and checker.timeouts == 1  # remembered
+        checker._memory.clear()
         os.killpg(checker._pool[0].process.pid, 9)  # one that dies altogether, as by the kernel's memory killer
         assert checker.check_all(pairs[:1] + pairs[2:]) == [True, *[True] * 20, False]
         pids = [worker.process.pid for worker in checker._pool]
@@ -184,3 +186,13 @@ def test_derivatives_are_judged_as_algebra(checker):
     asked = question.prompt.removeprefix("User: ").removesuffix(" = ?\nAssistant:")
     assert task.score(question, f"<answer>{asked}</answer>") == 0.0
     assert task.score(question, question.answer) == 0.0
+
+
+def test_a_batch_is_judged_before_it_is_scored(checker, monkeypatch):
+    task = Derivatives()
+    asked = [task.train_question(i) for i in range(6)]
+    said = [(q, f"<think>so</think><answer>{q.answer} + {i % 2}</answer>") for i, q in enumerate(asked)]
+    said += [(asked[0], "nothing"), (asked[0], f"<answer>{'9' * 2000}</answer>")]
+    task.prepare(said)
+    monkeypatch.setattr(checker, "_work", lambda waiting, known: pytest.fail("asked again") if waiting else None)
+    assert [task.score(q, text) for q, text in said] == [1.0, 0.0] * 3 + [0.0, 0.0]
