@@ -1,48 +1,66 @@
-"""Which language words are in: English against Chinese; numbers, code, formulas and tags are in none (R1 §2.3.2)."""
+"""Which language a text is in, and how much of a model's thinking is in the language of its question (R1 §2.3.2).
+
+Words are counted: a run of Latin letters is one English word, a Chinese character one Chinese word (a share should not
+hang on a dictionary), a run of any other letters a word of neither. Numbers, marks, R1's tags, TeX commands, code and
+single letters (the x and n of formulas) are no words. Time is linear in the text.
+"""
 
 import re
-from enum import Enum
 
+from rl.reflection import thinking_of
+from rl.types import Question
 
-class Language(Enum):
-    """A language that answers are asked in."""
-
-    english = "english"
-    chinese = "chinese"
-
-
+LANGUAGES = ("en", "zh")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-# A Chinese character is a word: nothing here cuts Chinese into words, and a share should not need a dictionary.
-_WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+(?:['\u2019][^\W\d_{_HAN}]+)*")
 _CHINESE = re.compile(f"[{_HAN}]")
-# Latin without marks and with those of borrowed words (naïve). Which of the Latin languages it is, is not asked.
-_LATIN = re.compile("[A-Za-z\u00c0-\u024f]")
-_NEUTRAL = re.compile(r"</?(?:think|answer)>|`[^`\n]*`|\\[A-Za-z]+")
+_OTHERS = re.compile(rf"[^\W\d_{_HAN}]{{2,}}(?:['\u2019][^\W\d_{_HAN}]+)*")
+_LATIN = re.compile("[A-Za-zÀ-ɏ'\u2019]+")
+_NO_WORD = re.compile(r"</?(?:think|answer)>|`[^`\n]*`|\\[A-Za-z]+")
 
 
-def language_share(text: str, target: Language) -> float:
-    """Share of the words in `text` that are in the target language, 0 to 1; 1 where there are no words.
+def word_counts(text: str) -> dict[str, int]:
+    """Words of each language.
 
-    A word is a Chinese character, or a run of letters of any other script. Digits, marks, single letters (variables),
-    code between ``` or `, TeX commands and R1's tags are no words. Linear in the text.
-
-    language_share("so 3+5=8, 太小", Language.english) is 1/3; language_share("3+5=8", Language.chinese) is 1.
+    >>> word_counts("check 3+5=8, 那就 so \\\\frac{x}{2} да")
+    {'en': 2, 'zh': 2, 'other': 1}
     """
-    words = [word for word in _WORD.findall(_prose(text)) if _CHINESE.match(word) or sum(map(str.isalpha, word)) > 1]
-    if not words:
-        return 1.0
-    is_target = _CHINESE.match if target is Language.chinese else _LATIN.match
-    return sum(is_target(word) is not None for word in words) / len(words)
+    text = _prose(text)
+    others = _OTHERS.findall(text)
+    latin = sum(_LATIN.fullmatch(word) is not None for word in others)
+    return {"en": latin, "zh": sum(1 for _ in _CHINESE.finditer(text)), "other": len(others) - latin}
 
 
-def language_of(text: str) -> Language:
-    """Chinese where at least half the words are; a text without words is English."""
-    has_words = language_share(text, Language.english) < 1
-    return Language.chinese if has_words and language_share(text, Language.chinese) >= 0.5 else Language.english
+def language_share(text: str, language: str) -> float | None:
+    """Share of the words that are of `language` ("en" or "zh"); None for a text without words.
+
+    >>> language_share("so 那就 yes", "en"), language_share("3+5=8", "en")
+    (0.5, None)
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"{language}: is no language; choose from {', '.join(LANGUAGES)}")
+    counts = word_counts(text)
+    total = sum(counts.values())
+    return counts[language] / total if total else None
+
+
+def thinking_language_share(text: str, language: str) -> float | None:
+    """The same of what stands inside <think> of a response: R1's language consistency; None where no word does."""
+    return language_share(thinking_of(text), language)
+
+
+def language_of(text: str) -> str:
+    """The language that most words are of; English where there are none, or as many."""
+    counts = word_counts(text)
+    return "zh" if counts["zh"] > counts["en"] else "en"
+
+
+def target_language(question: Question) -> str:
+    """The language to think in: what the task says (meta["language"]), else the prompt's."""
+    return question.meta.get("language") or language_of(question.prompt)
 
 
 def _prose(text: str) -> str:
     """The text without code, TeX commands and tags; a fence that is never closed hides nothing."""
     parts = text.split("```")
     open_end = [parts.pop()] if len(parts) % 2 == 0 else []
-    return _NEUTRAL.sub(" ", " ".join([*parts[::2], *open_end]))
+    return _NO_WORD.sub(" ", " ".join([*parts[::2], *open_end]))

@@ -16,12 +16,6 @@ def format_ok(text: str) -> bool:
     return text[text.index("</think>") + len("</think>") :].lstrip().startswith("<answer>")
 
 
-def thinking_of(text: str) -> str:
-    """What stands between <think> and the first </think> after it, or the end; all of a response without <think>."""
-    _, found, rest = text.partition("<think>")
-    return (rest if found else text).partition("</think>")[0]
-
-
 def summary_of(text: str) -> str:
     """What a reader is shown: all behind the first </think>, without the answer's tags; empty while it still thinks.
 

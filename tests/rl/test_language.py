@@ -1,96 +1,57 @@
-"""Language by hand: what counts as a word, what is neutral; hostile text takes linear time."""
-
-import time
-import unicodedata
+"""Language of a text by counts made by hand."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.language import Language, language_of, language_share
-from rl.rewards.language import language_reward, target_of
+from rl.language import language_of, language_share, target_language, thinking_language_share, word_counts
 from rl.types import Question
 
-EN, ZH = Language.english, Language.chinese
-MEGA = 1_000_000
-
 
 @pytest.mark.parametrize(
-    "text, english, chinese",
+    "text, english, chinese, other",
     [
-        ("so we try again", 1, 0),
-        ("太小太大", 0, 1),
-        ("low 小 high 大", 1 / 2, 1 / 2),
-        ("那就 check", 1 / 3, 2 / 3),
-        ("3+5=8: +8=16 -8=0", 1, 1),
-        ("", 1, 1),
-        ("x = 3, y = 4, 设 n", 0, 1),  # single letters are variables
-        ("don't isn't", 1, 0),
-        ("a naïve café", 1, 0),
-        ("это low", 1 / 2, 0),
-        ("ひらがな 小", 0, 1 / 2),
-        ("<think>小</think><answer>大</answer>", 0, 1),
-        ("小 ```print(hello)``` 大", 0, 1),
-        ("小 ```print hello", 2 / 3, 1 / 3),  # an open fence hides nothing
-        ("小 `hello world` \\frac{1}{2}", 0, 1),
-        ("１２３ ٣ ½", 1, 1),
-        ("under_score two", 1, 0),
+        ("3+5=8: +8=16 low *8=64 yes", 2, 0, 0),
+        ("3+5=8: +8=16小 *8=64对", 0, 2, 0),
+        ("检查 (3+5)*8=64 so wait", 2, 2, 0),
+        ("<think>wait</think><answer>no</answer>", 2, 0, 0),  # tags are no words
+        (r"\frac{x}{2} = \sqrt{n}, naïve", 1, 0, 0),  # commands and variables neither
+        ("设 x = 3，则 x + 1 = 4", 0, 2, 0),
+        ("don't", 1, 0, 0),
+        ("", 0, 0, 0),
+        ("١٢ 3 ÷ 🙂", 0, 0, 0),
+        ("да, 好 yes", 1, 1, 1),
+        ("so `while x` ```\nfor i in y\n``` then", 2, 0, 0),  # code
+        ("so ``` never closed", 3, 0, 0),
     ],
 )
-def test_shares_by_hand(text, english, chinese):
-    assert language_share(text, EN) == pytest.approx(english)
-    assert language_share(text, ZH) == pytest.approx(chinese)
+def test_words_by_hand(text, english, chinese, other):
+    assert word_counts(text) == {"en": english, "zh": chinese, "other": other}
 
 
-@pytest.mark.parametrize(
-    "text, language",
-    [
-        ("User: Make 12 from 3, 4.\nAssistant:", EN),
-        ("用户：用3、4得12。\n助手：", ZH),
-        ("12", EN),
-        ("", EN),
-        ("好 ok", ZH),
-    ],
-)
-def test_the_language_of_a_question_by_hand(text, language):
-    assert language_of(text) is language
+def test_share_by_hand():
+    assert language_share("检查 so wait low", "en") == 3 / 5
+    assert language_share("检查 so wait low", "zh") == 2 / 5
+    assert language_share("3+5", "en") is None
+    with pytest.raises(ValueError, match="fr: is no language"):
+        language_share("oui", "fr")
 
 
-def test_the_reward_reads_the_thinking_alone_against_the_questions_language():
-    question = Question("q", "t", "User: Make 12?\nAssistant:", "")
-    assert target_of(question) is EN
-    assert language_reward(question, "<think>low 小 小 小</think><answer>大大大</answer>") == 1 / 4
-    question.meta["language"] = "chinese"
-    assert language_reward(question, "<think>low 小 小 小</think><answer>so</answer>") == 3 / 4
-    assert language_reward(question, "<think>小 小 cut off") == 2 / 4
-    question.meta["language"] = "klingon"
-    assert target_of(question) is EN
+def test_only_the_thinking_counts():
+    text = "看看 <think>so 那 so</think><answer>好的</answer>"
+    assert thinking_language_share(text, "en") == 2 / 3
+    assert thinking_language_share("<answer>so</answer>", "en") is None
+    assert thinking_language_share("<think>so 那", "zh") == 1 / 2  # cut off before it was closed
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60))
-def test_any_text_has_shares_that_leave_room_for_each_other(text):
-    english, chinese = language_share(text, EN), language_share(text, ZH)
-    assert 0 <= english <= 1 and 0 <= chinese <= 1
-    letters = [c for c in text if unicodedata.category(c).startswith("L")]
-    assert english + chinese <= 1 or english == chinese == 1
-    if not letters:
-        assert english == chinese == 1
+def test_target_is_what_the_task_says_or_the_language_of_the_prompt():
+    assert target_language(Question("q", "t", "User: Make 6 from 1, 2, 3.\nAssistant:", "")) == "en"
+    assert target_language(Question("q", "t", "用户：用 1, 2, 3 算出 6。\n助手：", "")) == "zh"
+    assert target_language(Question("q", "t", "Write 四十二 in English.", "", {"language": "zh"})) == "zh"
+    assert language_of("3 + 5") == "en"
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(["low", "wait", "小", "大", "12", "+"]), max_size=20))
-def test_shares_against_a_count_of_the_pieces(pieces):
-    words = [p for p in pieces if p in ("low", "wait", "小", "大")]
-    share = sum(p in ("low", "wait") for p in words) / len(words) if words else 1
-    assert language_share(" ".join(pieces), EN) == pytest.approx(share)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["a" * MEGA, "`" * MEGA, "```" * (MEGA // 3), "\\" * MEGA, "<" * MEGA, "a'" * (MEGA // 2), "小" * MEGA, "_" * MEGA],
-)
-def test_a_megabyte_takes_linear_time(text):
-    start = time.process_time()
-    language_share(text, EN)
-    assert time.process_time() - start < 3
+@given(st.text(max_size=200))
+def test_shares_of_any_text_are_shares(text):
+    shares = [language_share(text, language) for language in ("en", "zh")]
+    assert shares == [None, None] or 0 <= sum(shares) <= 1 + 1e-9

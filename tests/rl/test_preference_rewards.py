@@ -12,7 +12,7 @@ from rl.metrics import rollout_metrics
 from rl.reward_model_config import Reads
 from rl.rewards.base import RewardConfig, score, score_groups
 from rl.rewards.card import Card, read_card
-from rl.rewards.format import summary_of, thinking_of
+from rl.rewards.format import summary_of
 from rl.rewards.verdict import Choice, choice_of, comparison_prompt, score_of, score_prompt
 from rl.tasks.mix import Mix
 from rl.types import Completion, Group, Question
@@ -40,20 +40,20 @@ def completion(text: str, tokens: int = 1) -> Completion:
 
 
 @pytest.mark.parametrize(
-    "text, thinking, summary",
+    "text, summary",
     [
-        ("<think>a</think><answer>b</answer>", "a", "b"),
-        ("<think>\na\n</think>\nso <answer>b</answer> c", "\na\n", "so b c"),
-        ("<think>a</think>b</think>c", "a", "b</think>c"),  # a reader sees both
-        ("<think>a", "a", ""),
-        ("b", "b", "b"),
-        ("a</think>b", "a", "b"),
-        ("", "", ""),
-        ("<think></think>", "", ""),
+        ("<think>a</think><answer>b</answer>", "b"),
+        ("<think>\na\n</think>\nso <answer>b</answer> c", "so b c"),
+        ("<think>a</think>b</think>c", "b</think>c"),  # a reader sees both
+        ("<think>a", ""),
+        ("b", "b"),
+        ("a</think>b", "b"),
+        ("", ""),
+        ("<think></think>", ""),
     ],
 )
-def test_thinking_and_summary_by_hand(text, thinking, summary):
-    assert (thinking_of(text), summary_of(text)) == (thinking, summary)
+def test_summary_by_hand(text, summary):
+    assert summary_of(text) == summary
 
 
 def test_language_is_paid_in_proportion_and_kept():
@@ -61,6 +61,9 @@ def test_language_is_paid_in_proportion_and_kept():
     reward, breakdown = score("<think>low 小</think><answer>right</answer>", QUESTION, Says(), cfg)
     assert reward == pytest.approx(1 + 0.1 + 0.2 * 0.5)
     assert breakdown == {"accuracy": 1.0, "format": 1.0, "language": 0.5}
+    question = Question("q", "says", "User: ?\nAssistant:", "right", {"language": "zh"})
+    assert score("<think>low 小 小 小</think>so", question, Says(), cfg)[1]["language"] == 0.75
+    assert score("<think>3+5=8</think>", question, Says(), cfg)[1]["language"] == 0.0
 
 
 def test_a_task_that_grades_in_parts_has_them_in_the_breakdown_unpaid_also_in_a_mix():
