@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from infra.errors import ConfigError
+from rl.language import target_language, thinking_language_share
 from rl.rewards.format import format_ok
 from rl.rewards.judge_config import JudgeConfig
-from rl.rewards.language import language_reward
 from rl.rewards.length import length_rewards, length_weight
 from rl.types import Group, Question
 
@@ -112,7 +112,7 @@ def score(text: str, question: Question, task: Judge, cfg: RewardConfig) -> tupl
     reward = cfg.accuracy * accuracy + cfg.format * well_formed + cfg.tests * more.get("tests", 0.0)
     breakdown = {"accuracy": accuracy, "format": well_formed} | more
     if cfg.language:
-        breakdown["language"] = language_reward(question, text)
+        breakdown["language"] = thinking_language_share(text, target_language(question)) or 0.0  # no word: nothing
         reward += cfg.language * breakdown["language"]
     return reward, breakdown
 

@@ -78,7 +78,7 @@ class Judge:
                 entry = json.loads(self._path(prompt).read_text())
             except (FileNotFoundError, ValueError):  # not there, or not whole: asked again
                 continue
-            if entry.get("prompt") == prompt and isinstance(entry.get("verdict"), str):
+            if isinstance(entry, dict) and entry.get("prompt") == prompt and isinstance(entry.get("verdict"), str):
                 found[prompt] = entry["verdict"]
         return found
 

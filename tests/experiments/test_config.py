@@ -20,6 +20,7 @@ HERE = {name: keys[0] for name, keys in NEEDED_KEYS.items() if name != "lineage"
 DATA = ["sft.data=a.jsonl"]
 NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"], "lineage": ["checkpoint=a"]}
 NEEDED |= {"sft": DATA, "distill": DATA, "long2short": ["short=a"]}
+NEEDED["rlaif"] = ["judge.url=http://10.0.0.1:8000/v1", "judge.model=m"]
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
 
@@ -203,3 +204,26 @@ def test_dpo_needs_pairs_and_ppo_is_ppo(folder: Path) -> None:
     with pytest.raises(ConfigError, match="parallel.pipeline=2: PPO's value model"):
         compose("ppo", [*given, "parallel.pipeline=2"])
     assert compose("zero", [*given, "rl.objective.name=rloo"]).rl.objective.name is ObjectiveName.rloo
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "said"),
+    [
+        ("rlaif", [], "rlaif.judge.url='': there is no judge"),
+        ("rlaif", ["judge.url=http://a/v1"], "rlaif.judge.model='': the server has to be told"),
+        ("zero", ["reward.judge_weight=1"], "reward.judge.url='': there is no judge"),
+        ("reward_model", ["reward_model.held_out=1"], "reward_model.held_out=1"),
+    ],
+)
+def test_preferences_without_a_source_are_refused(command: str, given: list[str], said: str, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose(command, [f"{HERE[command]}={folder}", "sampling.max_response_tokens=200", *given])
+
+
+def test_how_a_judge_is_asked_may_change_when_a_run_goes_on(folder: Path, tmp_path: Path) -> None:
+    judge = ["reward.judge_weight=1", "reward.judge.url=http://a/v1", "reward.judge.model=m"]
+    given = [f"rl.checkpoint={folder}", "sampling.max_response_tokens=200", *judge]
+    save_config(compose("zero", given), tmp_path / "run")
+    save_config(compose("zero", [*given, "reward.judge.retries=9"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="reward.judge.model=m2"):
+        save_config(compose("zero", [*given[:-1], "reward.judge.model=m2"]), tmp_path / "run")

@@ -50,7 +50,7 @@ def test_a_torn_cache_file_is_asked_for_again(tmp_path):
     with FakeJudge(long_is_good) as server:
         judge(server.url, tmp_path).ask(["good"])
         (file,) = tmp_path.rglob("*.json")
-        for broken in ("", "{", '{"prompt": "another", "verdict": "Score: 1"}', '{"prompt": "good", "verdict": 5}'):
+        for broken in ("", "[1]", '{"prompt": "another", "verdict": "Score: 1"}', '{"prompt": "good", "verdict": 5}'):
             file.write_text(broken)
             assert judge(server.url, tmp_path).ask(["good"]) == [long_is_good("good")]
         assert len(server.bodies) == 5
@@ -254,15 +254,14 @@ def test_equal_and_empty_answers_are_not_compared():
     assert {one.first, one.second} == {"a", "b"}
 
 
-def test_a_tie_of_verdicts_is_counted_by_its_reason(tmp_path):
-    says = iter(["Better: A", "none", "Better: B", "Better: B"])
+def test_what_became_of_comparisons_is_counted_by_its_reason(tmp_path):
+    # In the order asked: all as they are, then all turned round.
+    says = iter(["Better: A", "none", "Better: A", "Better: B"] + ["Better: B", "Better: B", "Better: A", "Better: A"])
     with FakeJudge(lambda prompt: next(says)) as server:
         one, tally = judge(server.url, tmp_path, requests=1, max_unread=1.0), rlaif.Tally()
-        compared = [rlaif.Comparison(str(i), f"q{i}", "a", "b", "p") for i in range(2)]
-        # In the order asked: both as they are, then both turned round.
-        assert rlaif.compare(one, compared, tally) == [None, None]
-    assert (tally.compared, tally.kept, tally.unread, tally.inconsistent) == (2, 0, 1, 1)
-    assert Choice("A") is Choice.first
+        compared = [rlaif.Comparison(str(i), f"q{i}", "a", "b", "p") for i in range(4)]
+        assert rlaif.compare(one, compared, tally) == [Choice.first, None, None, Choice.second]
+    assert (tally.compared, tally.kept, tally.unread, tally.inconsistent) == (4, 2, 1, 1)
 
 
 def test_principles_have_to_be_there(tmp_path):

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rl.language import language_of, language_share, target_language, thinking_language_share, word_counts
-from rl.rewards.language import language_reward
 from rl.types import Question
 
 
@@ -56,12 +55,3 @@ def test_target_is_what_the_task_says_or_the_language_of_the_prompt():
 def test_shares_of_any_text_are_shares(text):
     shares = [language_share(text, language) for language in ("en", "zh")]
     assert shares == [None, None] or 0 <= sum(shares) <= 1 + 1e-9
-
-
-def test_the_reward_reads_the_thinking_alone_against_the_questions_language():
-    question = Question("q", "t", "User: Make 12?\nAssistant:", "")
-    assert language_reward(question, "<think>low 小 小 小</think><answer>大大大</answer>") == 1 / 4
-    assert language_reward(question, "<think>3+5=8</think><answer>so</answer>") == 0
-    question.meta["language"] = "zh"
-    assert language_reward(question, "<think>low 小 小 小</think><answer>so</answer>") == 3 / 4
-    assert language_reward(question, "<think>小 小 cut off") == 2 / 4

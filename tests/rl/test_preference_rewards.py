@@ -61,6 +61,9 @@ def test_language_is_paid_in_proportion_and_kept():
     reward, breakdown = score("<think>low 小</think><answer>right</answer>", QUESTION, Says(), cfg)
     assert reward == pytest.approx(1 + 0.1 + 0.2 * 0.5)
     assert breakdown == {"accuracy": 1.0, "format": 1.0, "language": 0.5}
+    question = Question("q", "says", "User: ?\nAssistant:", "right", {"language": "zh"})
+    assert score("<think>low 小 小 小</think>so", question, Says(), cfg)[1]["language"] == 0.75
+    assert score("<think>3+5=8</think>", question, Says(), cfg)[1]["language"] == 0.0
 
 
 def test_a_task_that_grades_in_parts_has_them_in_the_breakdown_unpaid_also_in_a_mix():
