@@ -112,7 +112,7 @@ def read(folder: Path) -> Lineage | None:
         return None
     try:
         return _from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise R1Error(f"{path}: cannot be read ({error}); remove it, or make the model again") from None
 
 

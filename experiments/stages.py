@@ -176,7 +176,8 @@ def stage_run(
     config = to_dict(cfg)
     done = parallel.broadcast_object((folder / product).exists())
     if origin is not None:
-        there = lineage.read(folder) if folder.is_dir() else None
+        # Rank 0 looks for all: another might look when it has written already, and go another way.
+        there = parallel.broadcast_object(lineage.read(folder) if parallel.is_main() and folder.is_dir() else None)
         if there is not None and there.id != origin.id and (done or there.sources != origin.sources):
             raise OtherInputs(there, origin, folder)
         if there is None or there.id != origin.id:
@@ -201,7 +202,7 @@ def stage_run(
     except BaseException:
         tracker.finish("FAILED")
         raise
-    if origin is not None and (folder / "model").is_dir() and not done:
+    if origin is not None and product.startswith("model/") and not done:
         parallel.on_main(lambda: origin.keep(folder / "model"))
     tracker.finish()
 
