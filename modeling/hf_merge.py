@@ -22,8 +22,8 @@ def merge(first: Path, second: Path, out: Path, share: float = 0.5) -> ModelConf
     Sums are in FP32, one shard of both is in memory. The router's bias is averaged as any weight. FP8 becomes BF16.
     Raises CheckpointError for another shape, other tensors or another vocabulary, before anything is written.
     """
-    folders = first, second = Path(first), Path(second)
-    cfg, other = (hf.config_from(folder) for folder in folders)
+    first, second = Path(first), Path(second)
+    cfg, other = hf.config_from(first), hf.config_from(second)
     differ = [
         f"{f.name}={getattr(other, f.name)} (first: {getattr(cfg, f.name)})"
         for f in fields(cfg)
@@ -33,10 +33,9 @@ def merge(first: Path, second: Path, out: Path, share: float = 0.5) -> ModelConf
         raise CheckpointError(f"{second}: another model: {', '.join(differ)}; give two that have one base")
     if _vocabulary(first) != _vocabulary(second):
         raise CheckpointError(f"{second}: another vocabulary than {first}; give two models that have one base")
-    stored = [hf_files.headers(folder) for folder in folders]
-    for folder, tensors in zip(folders, stored, strict=True):
+    left, right = hf_files.headers(first), hf_files.headers(second)
+    for folder, tensors in ((first, left), (second, right)):
         hf.check_tensors(folder, tensors, cfg, cfg)
-    left, right = stored
     names = sorted(hf_names.expected(cfg), key=lambda name: left[name].file)
     kept = {name: torch.bfloat16 if left[name].scale else left[name].dtype for name in names}
     specs = hf_convert.specs_of({name: (left[name].shape, kept[name]) for name in names}, None, fp8=False)

@@ -9,9 +9,9 @@ from infra.errors import ConfigError
 from rl.config import QuestionOrder, QuestionsConfig, RLConfig
 from rl.curriculum import Curriculum, Prioritised, build_questions, rising
 from rl.questions import Questions
-from rl.tasks.base import TaskConfig
 from rl.tasks.countdown import Countdown
-from rl.tasks.mix import build_task
+from rl.tasks.gym import GymTask
+from rl.tasks.mix import Mix
 from rl.types import Completion, Group, Question
 
 
@@ -35,11 +35,15 @@ def scored(question: Question, *right: float) -> Group:
     return Group(question, [Completion([1], "", [0.0], [], True, breakdown={"accuracy": r}) for r in right])
 
 
-def test_countdown_is_harder_with_more_and_with_larger_numbers():
+def test_questions_are_harder_with_more_and_with_larger_numbers():
     def of(*given: int) -> float:
         return Countdown().difficulty(Question("", "countdown", "", "", {"numbers": list(given), "target": 1}))
 
     assert of(3, 5, 7) == pytest.approx(3 + 5 / 6)
+    gcd = GymTask("gcd")
+    assert gcd.difficulty(Question("", "gcd", "gcd(4, 6) = ?", "")) < gcd.difficulty(
+        Question("", "gcd", "gcd(40, 60) = ?", "")
+    )
     assert of(1, 2, 3) < of(3, 5, 7) < of(100, 100, 100) < of(1, 1, 1, 1)
 
 
@@ -56,12 +60,12 @@ def test_a_curriculum_asks_the_same_questions_from_easy_to_hard():
 
 def test_tasks_of_a_mix_rise_side_by_side():
     assert rising(["a"] * 4 + ["b"] * 2, [4, 3, 2, 1, 900, 800]) == [3, 5, 2, 1, 4, 0]
-    mix = build_task(TaskConfig(names=["countdown", "chain_sum"]))
+    mix = Mix([Countdown(), Numbered()], [1.0, 1.0], seed=0)
     asked = Curriculum(mix, total=80).next(80)
-    for name in ("countdown", "chain_sum"):
+    for name in ("countdown", "numbered"):
         own = [mix.difficulty(q) for q in asked if q.task == name]
         assert own == sorted(own) and len(own) > 20
-    assert {q.task for q in asked[:20]} == {q.task for q in asked[-20:]} == {"countdown", "chain_sum"}
+    assert {q.task for q in asked[:20]} == {q.task for q in asked[-20:]} == {"countdown", "numbered"}
 
 
 def test_a_task_without_grades_has_no_curriculum():
@@ -85,8 +89,8 @@ def test_questions_are_drawn_in_proportion_to_their_weights():
     pool = Prioritised(Numbered(), pool=3, seed=1)
     asked = {q.id: q for q in pool.next(3)}
     pool.update([scored(asked["train/0"], 1, 1, 1, 0), scored(asked["train/1"], 1, 0, 0, 0)])  # weights 1/4, 3/4, 1
-    drawn = np.bincount([numbers(pool.next(1))[0] for _ in range(4000)], minlength=3) / 4000
-    assert drawn == pytest.approx([0.125, 0.375, 0.5], abs=0.03)  # 4 standard errors
+    drawn = np.bincount([numbers(pool.next(1))[0] for _ in range(2000)], minlength=3) / 2000
+    assert drawn == pytest.approx([0.125, 0.375, 0.5], abs=0.045)  # 4 standard errors
 
 
 @given(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.integers(1, 8))
