@@ -309,9 +309,6 @@ def _check_layout(cfg: Config) -> None:
     layout = cfg.parallel
     if not cfg.plan.search:
         check_model(cfg.model, layout)
-    if cfg.rl.objective.name is ObjectiveName.ppo and layout.pipeline > 1:
-        problem = "PPO's value model is not cut over pipeline stages"
-        raise ConfigError("parallel.pipeline", layout.pipeline, problem, "set parallel.pipeline=1")
     whole = layout.tensor == 1 and not layout.zero1
     stages = ("pretrain", cfg.pretrain.optimizer), ("sft", cfg.sft.optimizer), ("rl", cfg.rl.optimizer)
     more = ("dpo", cfg.dpo.optimizer), ("rl.ppo", cfg.rl.ppo.optimizer), ("reward_model", cfg.reward_model.optimizer)

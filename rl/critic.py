@@ -1,6 +1,7 @@
 """PPO's value model within the RL step: it judges every prefix before the update, and learns beside the policy.
 
-DSM §4.1.1 and fig. 4: the network that GRPO does without. It is a TrainState of its own (training.state, value_head).
+DSM §4.1.1 and fig. 4: the network that GRPO does without. It is a TrainState of its own, a network with a scalar head
+(modeling/score_head.py).
 """
 
 from dataclasses import replace

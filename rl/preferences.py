@@ -84,5 +84,5 @@ def pair_batches(pairs: list[TokenPair], *, rank: int, world: int, max_tokens: i
     out = []
     for indices in shares[rank]:
         rows = [row for i in indices for row in (pairs[i].chosen, pairs[i].rejected)]
-        out.append(collate(rows, [0.5 / (len(pairs) * row.response_length) for row in rows], pad_id))
+        out.append(collate(rows, [0.5 / (len(pairs) * row.trained_length) for row in rows], pad_id))
     return out

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from infra.errors import CheckpointError
 from modeling import hf_convert, hf_files, hf_names
 from modeling.build import build_model
 from modeling.config import DType, Experts, ModelConfig, Modules
@@ -53,6 +54,27 @@ def export_checkpoint(
     kept = dict(max_shard_bytes=max_shard_bytes, beside=tokenizer.save, done=progress)
     hf_files.write(out, settings, specs, values, **kept)
     return cfg
+
+
+def as_folder(path: Path, scratch: Path) -> Path:
+    """A Hugging Face folder of the model in `path`, which a network with another head can start from.
+
+    A training checkpoint is written as one first, to the folder scratch, unless its run has left one. Every rank calls
+    it. Raises CheckpointError for a checkpoint in parts.
+    """
+    found = checkpoint.resolve(path)
+    if not (found / "meta.json").exists():
+        return found
+    exported = found.parent.parent / "model"  # what a finished run left is that checkpoint in another form
+    if (exported / "config.json").exists():
+        return exported
+    if json.loads((found / "meta.json").read_text())["kind"] != "plain":
+        raise CheckpointError(
+            f"{found}: is in parts; write it as one folder first: r1 export checkpoint={found} out=..."
+        )
+    if not parallel.broadcast_object((scratch / "config.json").exists()):
+        parallel.on_main(lambda: export_checkpoint(found, scratch))
+    return scratch
 
 
 class _Plain:

@@ -9,7 +9,6 @@ from torch import nn
 from modeling import cpu
 from modeling.build import build_model
 from modeling.config import ModelConfig
-from modeling.value import make_value_model
 from training import parallel
 from training.chunks import Chunks
 from training.config import OptimizerConfig, ParallelConfig
@@ -80,13 +79,12 @@ def build_state(
     stage: str,
     data: Resumable | None = None,
     init_from: Path | None = None,
-    value_head: bool = False,
 ) -> TrainState:
     """Build model and optimiser; every rank calls it, after parallel.init, whose seed gives the first weights.
 
-    init_from: weights to start with (a Hugging Face folder, a run, or a checkpoint). value_head: a value model instead
-    (modeling/value.py): the loss function of train_step is given values, and token_logprobs gives them negated. Raises
-    ConfigError for settings that do not fit each other, CheckpointError for weights of another shape.
+    init_from: weights to start with (a Hugging Face folder, a run, or a checkpoint). With model_cfg.head=score the loss
+    function of train_step is given scores, and token_logprobs gives them negated. Raises ConfigError for settings that
+    do not fit each other, CheckpointError for weights of another shape.
     """
     if not parallel.is_initialized():
         parallel.init(parallel_cfg, seed=0)
@@ -97,8 +95,6 @@ def build_state(
         from training.checkpoint import load_weights
 
         load_weights(module, model_cfg, init_from)
-    if value_head:
-        make_value_model(modules[0])
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=parallel_cfg.zero1,

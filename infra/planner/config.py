@@ -128,6 +128,9 @@ class PlanConfig:
     settings: PlanSettings
 
     def __post_init__(self) -> None:
+        if self.model.is_dense:
+            problem = "the planner knows DeepSeek's family alone"
+            raise ConfigError("model.family", self.model.family.name, problem, "set model=671b, 16b or v2_lite")
         if self.settings.dispatch_sms >= self.cluster.spec.sms:
             problem = f"the {self.cluster.gpu.name} has {self.cluster.spec.sms}"
             raise ConfigError("plan.dispatch_sms", self.settings.dispatch_sms, problem, "set fewer, as 20")

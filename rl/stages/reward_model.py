@@ -5,13 +5,11 @@ between scores is asked for, the loss is Bradley-Terry's alone.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from infra.errors import CheckpointError
 from infra.tracking import Tracker
 from modeling.config import Head, Modules
 from modeling.tokenizer import Tokenizer
@@ -23,7 +21,7 @@ from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig
 from training.data.pairs import Pair, read_pairs, split_pairs
 from training.data.preferences import Preference, made_pairs
-from training.export import export_checkpoint
+from training.export import as_folder
 from training.loop import run_loop
 from training.schedules import Schedule
 from training.state import TrainState, build_state
@@ -47,7 +45,7 @@ def run(
     """
     pairs = pairs_of(cfg, seed)
     parts = split_pairs(pairs, cfg.held_out, "reward_model.held_out")
-    start = _start(cfg, run_dir)
+    start = as_folder(Path(cfg.checkpoint), run_dir / "start")
     tokenizer = Tokenizer.load(start)
     parallel.on_main(lambda: tokenizer.save(run_dir))
     model_cfg = checkpoint.model_config(start, modules)
@@ -128,20 +126,3 @@ def score_pairs(state: TrainState, pairs: list[PairRows], share: dict[str, int])
     shares = parallel.gather_objects((parallel.data_rank(), np.concatenate(found)))
     by_rank = {rank: part for rank, part in shares}  # ranks of one data share hold the same
     return torch.from_numpy(np.concatenate([by_rank[rank] for rank in sorted(by_rank)])).double()
-
-
-def _start(cfg: RewardModelConfig, run_dir: Path) -> Path:
-    """A Hugging Face folder of the language model to start from; a training checkpoint is written as one first."""
-    found = checkpoint.resolve(Path(cfg.checkpoint))
-    if not (found / "meta.json").exists():
-        return found
-    exported = found.parent.parent / "model"  # what a finished run left is that checkpoint in another form
-    if (exported / "config.json").exists():
-        return exported
-    if json.loads((found / "meta.json").read_text())["kind"] != "plain":
-        raise CheckpointError(
-            f"{found}: is in parts; write it as one folder first: r1 export checkpoint={found} out=..."
-        )
-    if not (run_dir / "start" / "config.json").exists():
-        parallel.on_main(lambda: export_checkpoint(found, run_dir / "start"))
-    return run_dir / "start"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.tracking import Tracker
-from modeling.config import Fp8, Modules
+from modeling.config import Fp8, Head, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
@@ -34,6 +34,7 @@ from rl.tasks.base import Task, TaskConfig
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig
+from training.export import as_folder
 from training.loop import run_loop
 from training.schedules import Schedule
 from training.state import TrainState, build_state
@@ -98,8 +99,9 @@ def run(
     task, more_rewards = make_task(task_cfg, tokenizer), build_rewards(reward, modules)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage=stage, init_from=base)
     if cfg.objective.name is ObjectiveName.ppo:
-        own = dict(stage=stage, init_from=base, value_head=True)
-        state.beside["critic"] = build_state(model_cfg, cfg.ppo.optimizer, parallel_cfg, **own)
+        scores = replace(model_cfg, head=Head.score, num_nextn_predict_layers=0)
+        start = as_folder(base, run_dir / "start")
+        state.beside["critic"] = build_state(scores, cfg.ppo.optimizer, parallel_cfg, stage=stage, init_from=start)
     reference = Reference(state.module) if cfg.objective.kl_coef > 0 else None
     questions = build_questions(task, cfg, seed=seed)
     engine = build_engine(cfg, state, tokenizer, sampling, seed=seed, run_dir=run_dir)

@@ -86,7 +86,13 @@ def test_every_shared_field_survives_the_way_through_hf():
     )  # fmt: skip
     default = ModelConfig()
     dense = {"family", "num_key_value_heads", "head_dim", "tie_word_embeddings"}  # the next test's
-    how = {"scoring_func", "experts", "modules", "fp8"}  # the first decides the model type; the others are no shape
+    how = {
+        "scoring_func",
+        "experts",
+        "modules",
+        "fp8",
+        "head",
+    }  # the first decides the model type; the others are no shape
     ours = dense | how
     for field in dataclasses.fields(ModelConfig):
         same = getattr(changed, field.name) == getattr(default, field.name)
@@ -181,7 +187,10 @@ def test_hf_dict_of_another_family_or_without_shape_is_refused():
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(ConfigError, match=r"model=7b: is no preset; choose one of tiny, small, 16b, v2_lite, 671b"):
+    with pytest.raises(
+        ConfigError,
+        match=r"model=7b: is no preset; choose one of tiny, tiny_qwen2, tiny_llama, small, 16b, v2_lite, 671b",
+    ):
         ModelConfig.preset("7b")
 
 

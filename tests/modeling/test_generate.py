@@ -173,7 +173,7 @@ def test_an_answer_in_parts_is_the_answer_written_at_once(generator, changes, mo
     parts, counts = in_parts(generator, prompts, setting(40, **changes), more, **ask)
     assert [a.tokens for a in parts] == [a.tokens for a in whole]
     assert [a.stopped for a in parts] == [a.stopped for a in whole]
-    assert counts == [-(-len(a.tokens) // more) for a in whole] and len(set(counts)) > 4
+    assert counts == [-(-len(a.tokens) // more) for a in whole] and len(set(counts)) > 3
     for part, at_once in zip(parts, whole, strict=True):
         assert part.logprobs == pytest.approx(at_once.logprobs, abs=1e-4)
         assert part.entropies == pytest.approx(at_once.entropies, abs=1e-4)

@@ -122,7 +122,7 @@ def test_parquet_is_read_and_written(tmp_path):
     path = chat.write(tmp_path / "set.parquet", [GOOD | {"id": "1", "question": "q", "part": "general"}])
     assert chat.read(path) == [Conversation(prompt="a", response="b", question="q", id="1")]
     pd.DataFrame([GOOD, {"prompt": "a", "response": None}]).to_parquet(tmp_path / "bad.parquet")
-    with pytest.raises(ConfigError, match="row 2: has no response"):
+    with pytest.raises(ConfigError, match="bad.parquet:2: has no response"):
         chat.read(tmp_path / "bad.parquet")
     (tmp_path / "no.parquet").write_text("text")
     with pytest.raises(ConfigError, match="is no Parquet"):
@@ -134,7 +134,7 @@ def test_nothing_to_train_on_is_an_error(text, problem, tmp_path):
     (tmp_path / "data.jsonl").write_text(text)
     with pytest.raises(ConfigError, match=problem):
         chat.read(tmp_path / "data.jsonl", max_bad=0.9)
-    with pytest.raises(ConfigError, match="is not there"):
+    with pytest.raises(ConfigError, match="there is no such file"):
         chat.read(tmp_path / "other.jsonl")
 
 

@@ -31,7 +31,7 @@ def vars_of(pair: Pair) -> dict[str, str]:
     "line, said",
     [
         ("{", "is no JSON"),
-        ("[1]", "is no JSON object"),
+        ("[1]", "is no object"),
         ("[" * 100_000, "is no JSON"),
         (json.dumps({**GOOD, "rejected": None}), "has no text under rejected"),
         (json.dumps({"prompt": "p", "chosen": "a"}), "has no text under rejected"),

@@ -36,12 +36,12 @@ def read_pairs(path: Path, key: str = "pairs") -> list[Pair]:
     Raises ConfigError under the setting `key` for a file that is not there, is empty, or has a row (its line is named)
     that is no JSON object, lacks a text, or whose two answers are the same.
     """
-    pairs = []
+    path, pairs = Path(path), []
     for where, row in rows.read(path, key):
         problem = str(row) if isinstance(row, BadRow) else _problem(row)
         if problem:
             fields = '{"prompt": ..., "chosen": ..., "rejected": ...}'
-            raise ConfigError(key, where, problem, f"mend the row: {fields}, two different answers")
+            raise ConfigError(key, path.with_name(where), problem, f"mend the row: {fields}, two different answers")
         pairs.append(Pair(*(row[name] for name in _FIELDS)))
     if not pairs:
         raise ConfigError(key, path, "holds no pairs", "give a file with at least two prompts")
