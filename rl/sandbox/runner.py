@@ -248,11 +248,11 @@ class _Cell:
                     chunk = os.read(key.fd, 65536)
                     if not chunk:
                         selector.unregister(key.fd)
-                    elif stopped is None:
-                        texts[key.fd] += chunk
-                        if len(texts[key.fd]) > room:
-                            stopped = Ending.output if ended else self._end(Ending.output)
-                            deadline = time.monotonic() + GRACE_S
+                        continue
+                    texts[key.fd] += chunk[: room + 1 - len(texts[key.fd])]  # the other one may still tell something
+                    if stopped is None and len(texts[key.fd]) > room:
+                        stopped = Ending.output if ended else self._end(Ending.output)
+                        deadline = time.monotonic() + GRACE_S
         return bytes(texts[stdout][:room]), bytes(texts[report][:room]), stopped, ended or {}
 
     def _end(self, why: Ending) -> Ending:

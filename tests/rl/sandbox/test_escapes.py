@@ -16,8 +16,6 @@ HARMLESS = (
     "file of this project",
     "folder of the machine",
     "process files",
-    "environment of a process",
-    "root of another process",
     "environment",
     "IPv4",
     "datagram",

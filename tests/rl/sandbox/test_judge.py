@@ -26,7 +26,7 @@ def test_verdicts_tell_share_and_whether_all_pass(sandbox):
     assert half.passed == (True, True, False) and not half.all_passed
     assert wrong.share == 0.0 and wrong.compiled and wrong.ending is Ending.ok
     assert (broken.compiled, broken.passed, broken.ending) == (False, (False,) * 3, Ending.syntax)
-    assert (loop.compiled, loop.passed, loop.ending) == (True, (False,) * 3, Ending.cpu)
+    assert (loop.compiled, loop.passed) == (True, (False,) * 3) and loop.ending in (Ending.cpu, Ending.wall)
     assert half.parts() == {"compiled": 1.0, "tests": 2 / 3, "all_tests": 0.0}
 
 

@@ -56,21 +56,26 @@ def test_a_method_of_solution_can_be_called(sandbox):
         ("import os; os.abort()", Ending.crashed, True),
         ("import ctypes; ctypes.string_at(0)", Ending.crashed, True),
         ("x = 'x' * 10**9", Ending.error, True),
-        ("while True: pass", Ending.cpu, True),
         ("import time; time.sleep(60)", Ending.wall, True),
         ("while True: print('x' * 1000)", Ending.output, True),
         ("import os\nwhile True: os.write(4, b'x' * 1000)", Ending.output, True),
         ("import os\nwhile True: os.fork()", Ending.error, True),
         ("open('a', 'w').write('x' * (5 << 20))", Ending.error, True),
     ],
-    ids=range(17),
+    ids=range(16),
 )
 def test_every_way_to_end_has_its_name_and_comes_in_time(sandbox, source, ending, compiled):
     run = sandbox.run(Program(source))
     assert (run.ending, run.compiled) == (ending, compiled), run
-    assert run.wall_s < LIMITS.wall_s + 2
+    assert run.wall_s < LIMITS.wall_s + runner.GRACE_S
     assert len(run.stdout) <= LIMITS.output_kib << 10
     assert sandbox.run(Program("print(1)")).stdout == "1\n"
+
+
+def test_an_endless_loop_ends_by_processor_time_however_busy_the_machine_is(sandbox):
+    with Sandbox(SandboxConfig(cpu_s=1, wall_s=120, workers=1)) as patient:
+        run = patient.run(Program("while True: pass"))
+    assert run.ending is Ending.cpu and 0.9 < run.cpu_s < 2
 
 
 def test_what_a_thread_does_counts_and_a_deep_recursion_in_it_works(sandbox):
@@ -155,6 +160,7 @@ def test_every_system_call_that_is_not_allowed_is_refused(sandbox):
     """Each number that x86-64 or arm64 may have, with arguments that no call takes; the allowed ones are left out."""
     column = {"x86_64": 0, "aarch64": 1}[os.uname().machine]
     allowed = {numbers[column] for numbers in seccomp.ALLOWED.values()}
+    allowed |= {335, 336}  # uretprobe, uprobe: newer kernels show them to no filter, and end whoever calls them itself
     special = {seccomp.CLONE3[column]: 38, seccomp.IOCTL[column]: 25}
     source = (
         "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
