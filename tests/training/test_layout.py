@@ -6,7 +6,8 @@ import pytest
 from megatron.core.transformer.pipeline_parallel_layer_layout import PipelineParallelLayerLayout
 
 from infra.errors import ConfigError
-from modeling.config import PRESETS, ModelConfig
+from modeling.config import ModelConfig
+from modeling.presets import PRESETS
 from training.config import ParallelConfig
 from training.layout import (
     Stage,

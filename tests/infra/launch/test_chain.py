@@ -92,7 +92,6 @@ def test_processes_of_a_job(given: list[str], number: int, tmp_path: Path) -> No
         (["stages=[zero]"], ["rl.checkpoint=", "experiments/base"]),
         (["stages=[zero]", "rl.checkpoint=/nowhere"], ["rl.checkpoint=/nowhere", "is not there"]),
         (["launch=slurm", "parallel.expert=4", "nproc=2"], ["parallel.expert=4", "2 processes"]),
-        (["launch=slurm", "parallel.expert=4", "stages=[pretrain,zero]"], ["parallel=", "whole network"]),
         (["nodes=2"], ["launch.nodes=2", "launch=slurm"]),
         (["seeds=[99999999999]"], ["run.seed=99999999999"]),
     ],

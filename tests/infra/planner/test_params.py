@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from infra.planner.params import Params, rank_params, stage_params
-from modeling.config import PRESETS, ModelConfig
+from modeling.config import ModelConfig
+from modeling.presets import PRESETS
 from tests import gloo
 from training.config import ParallelConfig
 from training.layout import stages
