@@ -107,7 +107,8 @@ def run_zero(
             Path(base),
             parallel_cfg=parallel_cfg,
             task_cfg=TaskConfig(),
-            reward=RewardConfig(language=0.0 if stage_name == "zero" else 0.5),
+            # Length, because nothing else tells the answers of so weak a base apart.
+            reward=RewardConfig(length=0.5, language=0.0 if stage_name == "zero" else 0.5),
             stage=stage_name,
             sampling=SamplingConfig(**(dict(max_response_tokens=24) | (sampling or {}))),
             evaluation=EvaluateConfig(curve_questions=4, curve_samples=2),
@@ -133,7 +134,7 @@ def run_dpo(
             for i in range(pairs)
         ]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    own = dict(data=str(data), epochs=2, pairs_per_step=4, optimizer=OptimizerConfig(lr=1e-3), save_every=2)
+    own = dict(data=str(data), epochs=2, pairs_per_step=4, optimizer=OptimizerConfig(lr=3e-3), save_every=2)
 
     def stage(out: Path, log: Log) -> Path:
         return dpo.run(

@@ -2,8 +2,8 @@
 
 It works on a network of its own, as its settings exclude training (transformer/multi_latent_attention.py); the weights
 are copied. Between rollouts the engine is suspended, since its inference mode is one for the whole process; colocated,
-it gives its cache back meanwhile. Answers are drawn from one generator a rank: reproducible for the same requests on
-the same number of ranks, not answer by answer.
+it gives its cache back meanwhile. Answers are drawn from one generator a rank in the
+order in which the engine batches them: an answer depends on those beside it.
 """
 
 import warnings
@@ -106,6 +106,7 @@ class MegatronEngine(SharingEngine):
                 num_tokens_to_generate=min(sampling.max_response_tokens, room),
                 termination_id=self.tokenizer.eos_id,
                 stop_words=[ANSWER_END],
+                detokenize_stop_sequence=True,  # else the stop word is cut off the answer
             )
             engine.add_request(numbers[-1], prompt, params)
         finished: dict[int, Any] = {}

@@ -148,7 +148,7 @@ def same(left: Counter, right: Counter) -> float:
     table = [[sample[key] for key in common] for sample in (left, right)]
     for row, sample in zip(table, (left, right), strict=True):
         row.append(sum(sample.values()) - sum(row))
-    assert len(common) > 20
+    assert len(common) > 15
     return stats.chi2_contingency([row for row in zip(*table, strict=True) if sum(row)]).pvalue
 
 

@@ -120,7 +120,9 @@ def test_drafts_by_mtp_are_counted_in_the_metrics_and_nothing_else_is_off(base, 
 
 
 PARTIAL = dict(
-    rollout=RolloutConfig(partial_tokens=8, repeat_ngram=2, repeat_times=3),
+    questions_per_step=8,
+    group_size=2,
+    rollout=RolloutConfig(partial_tokens=8, repeat_ngram=1, repeat_times=3),
     questions=QuestionsConfig(order=QuestionOrder.prioritised, pool=16),
     importance_cap=2.0,
 )
@@ -138,7 +140,7 @@ def test_partial_rollouts_carry_answers_over_and_train_on_what_ended(partial):
     assert len(told) == 6 and all(groups >= 1 for groups, _, _ in told.values())
     assert sum(unfinished for _, unfinished, _ in told.values()) > 0
     assert any(carried > 0 for *_, carried in told.values())
-    assert any(len(row["texts"]) != 16 for row in map(json.loads, _samples(partial)))  # not a step's 4 x 4
+    assert any(len(row["texts"]) != 16 for row in map(json.loads, _samples(partial)))  # not a step's 8 x 2
 
 
 def test_with_partial_rollouts_a_killed_run_goes_on_bit_for_bit(base, partial, tmp_path):
