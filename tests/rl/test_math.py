@@ -132,6 +132,7 @@ def test_a_worker_that_hangs_is_replaced_and_the_others_go_on():
         assert checker.check(*pairs[1]) is False and checker.timeouts == 1  # remembered
         checker._memory.clear()
         os.killpg(checker._pool[0].process.pid, 9)  # one that dies altogether, as by the kernel's memory killer
+        checker._pool[0].process.wait()
         assert checker.check_all(pairs[:1] + pairs[2:]) == [True, *[True] * 20, False]
         pids = [worker.process.pid for worker in checker._pool]
     finally:
