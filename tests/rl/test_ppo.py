@@ -1,7 +1,6 @@
 """PPO and mirror descent as stages: the value model learns beside the policy and rides along in checkpoints."""
 
 import pytest
-
 import torch
 
 from rl.batch import Row, collate
