@@ -29,7 +29,7 @@ def test_it_begins_at_the_reference_and_learns_to_prefer(whole):
     last = told[max(told)]
     assert last[0] < 0.5 and last[2] == 1.0 and last[3] > 0.5
     unseen = stages.metrics(whole, "eval/dpo/loss", "eval/dpo/accuracy")
-    assert unseen[0][0] == pytest.approx(math.log(2), abs=1e-5) and unseen[max(told)][0] < 0.5
+    assert unseen[0][0] == pytest.approx(math.log(2), abs=1e-5) and unseen[max(told)][0] < 0.65
     assert set(stages.metrics(whole, "eval/countdown/pass_at_1")) == set(unseen) and (whole / "model").is_dir()
     (memory,) = stages.metrics(whole, "memory/policy_gib", "memory/reference_gib", "memory/critic_gib").values()
     assert memory[0] == memory[1] > 0 and memory[2] == 0

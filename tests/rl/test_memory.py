@@ -49,7 +49,7 @@ def test_the_parts_are_those_of_the_networks():
     both = memory_by_part(state, reference, meter)
 
     policy, value = (sum(p.numel() for p in network.module.parameters()) for network in (state, critic))
-    bias = sum(router.expert_bias.numel() for router in state.routers)
+    bias, value_bias = (sum(r.expert_bias.numel() for r in network.routers) for network in (state, critic))
     head, scalar = tiny.VOCAB * 32, 32
     mtp = sum(p.numel() for p in state.mtp_params)
     assert policy - mtp - head + scalar == value and mtp > 0
@@ -58,8 +58,7 @@ def test_the_parts_are_those_of_the_networks():
     assert alone["memory/optimizer_gib"] * GIB == pytest.approx(8 * policy)
     assert alone["memory/gradients_gib"] * GIB == pytest.approx(4 * policy, rel=0.01)  # buffers are padded
     assert both["memory/reference_gib"] * GIB == pytest.approx(4 * (policy + bias))
-    own_bias = sum(router.expert_bias.numel() for router in critic.routers)
-    assert both["memory/critic_gib"] * GIB == pytest.approx(4 * (value + own_bias))
+    assert both["memory/critic_gib"] * GIB == pytest.approx(4 * (value + value_bias))
     assert both["memory/optimizer_gib"] * GIB == pytest.approx(8 * (policy + value))
     assert both["memory/gradients_gib"] * GIB == pytest.approx(4 * (policy + value), rel=0.01)
     # 8 rows of 16 tokens and 32 numbers, in FP32: a layer holds some of them, and the head's logits are the largest.
