@@ -40,7 +40,14 @@ def _pretrain(given: list[str]) -> None:
 
 
 def _extend(name: str, context: int) -> list[str]:
-    return [f"experiment={name}", "scale=tiny", *SMALL, *YARN, f"model.max_position_embeddings={context}"]
+    return [
+        f"experiment={name}",
+        "scale=tiny",
+        "model.fp8=none",
+        *SMALL,
+        *YARN,
+        f"model.max_position_embeddings={context}",
+    ]
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)
