@@ -30,7 +30,7 @@ r1: base
 	@exec $(bin)/r1 r1 run.dir=runs/r1 $(ARGS)
 
 test: lint
-	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q --durations=15 $(ARGS)
+	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(ARGS)
 
 lint: dev
 	@said=$$($(bin)/lint-imports --no-logo 2>&1) || { echo "$$said"; exit 1; }
