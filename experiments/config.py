@@ -315,6 +315,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             raise ConfigError(needed, "", f"there is no {what}", f"set {needed}={example}")
     if ready:
         judged.convert.check(command)
+    if ready and command == "cold_start":
+        judged.cold_start.check()
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 

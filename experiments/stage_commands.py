@@ -75,7 +75,7 @@ def _optional(path: str) -> Path | None:
 def cold_start_stage(cfg: Config, base: Path, zero: Path | None, folder: Path) -> Path:
     """The cold start's set, then SFT of the base on it; -> the model's folder."""
     parents = (lineage.require("cold_start", "sft.checkpoint", base),)
-    parents += (lineage.require("rejection", "cold_start.zero", zero),) if zero else ()
+    parents += (lineage.require("cold_start", "cold_start.zero", zero, ("zero",)),) if zero else ()
     origin = lineage.born(
         "cold_start",
         folder,

@@ -143,7 +143,7 @@ def test_run_again_nothing_is_done_and_what_changed_is_done_anew(graph):
     after = json.loads((folder / "summary.json").read_text())
     figures = [{k: v for k, v in one.items() if k != "seconds"} for one in (*summary, *after)]
     assert figures[: len(STAGES)] == figures[len(STAGES) :]
-    assert all(new["seconds"] < old["seconds"] + 2 for old, new in zip(summary, after, strict=True))
+    assert all(new["seconds"] < old["seconds"] + 10 for old, new in zip(summary, after, strict=True))
 
     changed = [*SMALL, "r1.student=", "all_scenarios.general_share=0.25"]
     changed = subprocess.run(r1(folder.parent, "r1", *changed), capture_output=True, text=True, timeout=120)
