@@ -392,6 +392,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             judged.rlaif.judge.check("rlaif.judge")
         if command == "long2short":
             judged.long2short.check(judged.reward.length, judged.sampling.max_response_tokens)
+        if command == "cold_start":
+            judged.cold_start.check()
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 

@@ -29,7 +29,8 @@ ACCEPTS = {
     "distill": ("pretrain",),
 }
 "Whose models a stage starts from (R1 §2.3, §2.4); one from elsewhere is taken on trust."
-NOT_TOLD = ("checkpoint", "data", "zero", "save_every", "evaluate_every", "micro_batch_tokens", "rollout_rows")
+NOT_TOLD = ("checkpoint", "data", "zero", "helpful", "harmless", "save_every", "evaluate_every")
+NOT_TOLD += ("micro_batch_tokens", "rollout_rows")
 "Settings that name a parent, which is told apart, or that change no result."
 
 
@@ -163,14 +164,17 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def require(stage: str, key: str, path: Path) -> Lineage:
-    """The lineage of what a stage is to start from. Raises ConfigError where that is of the wrong kind."""
+def require(stage: str, key: str, path: Path, accepted: tuple[str, ...] = ()) -> Lineage:
+    """The lineage of what a stage is to start from. Raises ConfigError where that is of the wrong kind.
+
+    accepted: the stages that may have made it, where it is not the model that the stage trains.
+    """
     found = of(path)
-    accepted = ACCEPTS[stage]
+    accepted = accepted or ACCEPTS[stage]
     if found.stage not in (*accepted, UNKNOWN):
         makers = " or ".join(f"r1 {name}" for name in accepted)
         raise ConfigError(
-            key, path, f"is what r1 {found.stage} made", f"r1 {stage} starts from a model of {makers}: give one"
+            key, path, f"is what r1 {found.stage} made", f"r1 {stage} takes a model of {makers} here: give one"
         )
     return found
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from experiments import stages
-from experiments.config import Config
+from experiments import lineage, stages
+from experiments.config import Config, to_dict
 from infra.progress import say
 from rl import rlaif as rlaif_module
 from rl.rewards.card import read_card
@@ -26,7 +26,14 @@ def reward_model(cfg: Config) -> None:
 
 def reward_model_stage(cfg: Config, folder: Path) -> Path:
     """Train a reward model in `folder`; -> the model's folder. Done already: nothing is trained again."""
-    with stages.stage_run(cfg, "reward_model", folder) as (done, tracker, config):
+    origin = lineage.born(
+        "reward_model",
+        folder,
+        seed=cfg.run.seed,
+        settings={"reward_model": to_dict(cfg.reward_model)},
+        parents=(lineage.of(Path(cfg.reward_model.checkpoint)),),
+    )
+    with stages.stage_run(cfg, "reward_model", folder, origin) as (done, tracker, config):
         if done:
             reward_model_module.finish(folder)
             return folder / "model"

@@ -18,6 +18,8 @@ class R1Config:
     "Folder of the base; empty: the released one."
     zero: bool = True
     "Train R1-Zero first: its filtered answers become half of the cold start; false: the solver writes all of it."
+    preferences: bool = True
+    "Whether two reward models are trained, which judge general questions in RL for all scenarios (R1 §2.3.4)."
     student: str = "tiny_qwen2"
     "Shape of the student, a preset of a dense family, pre-trained on the same corpus; empty: none is distilled."
     contrast: bool = True

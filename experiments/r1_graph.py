@@ -4,7 +4,8 @@
      ├──> cold_start <───────┘
      │        └──> reasoning ──> rejection (a set) ──┬──────────────┐
      ├──────────────────────────────────────> sft <──┘              │
-     │                                         └──> all_scenarios   │
+     │                helpful, harmless <──────┤                    │
+     │          (reward models) └──────────────┴─> all_scenarios    │
     student base ──────────────────────────────────────> distill <──┘
      └──> student_rl (RL alone, for contrast)
 
@@ -23,6 +24,7 @@ from experiments import lineage, overrides, r1_page
 from experiments import stage_commands as stages
 from experiments.chat import RELEASED_BASE
 from experiments.config import FOLDERS, GROUPS, Config, compose
+from experiments.preferences import reward_model_stage
 from experiments.reproduce import Journal
 from experiments.stages import OtherInputs, evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import write_json
@@ -54,7 +56,12 @@ def run(cfg: Config, given: Sequence[str]) -> None:
     data = graph.stage("rejection", lambda c, f: stages.rejection_stage(c, reasoning, f), start=reasoning)
     more = [f"sft.data={data}"]
     sft = graph.stage("sft", lambda c, folder: stages.sft_stage(c, base, data, folder), start=base, more=more)
-    graph.stage("all_scenarios", lambda c, folder: stages.all_scenarios_stage(c, sft, folder), start=sft)
+    graph.stage(
+        "all_scenarios",
+        lambda c, folder: stages.all_scenarios_stage(c, sft, folder),
+        start=sft,
+        more=_reward_models(graph, sft) if cfg.r1.preferences else (),
+    )
 
     if cfg.r1.student:
         shape = [f"model={cfg.r1.student}", "stage=student"]
@@ -68,6 +75,16 @@ def run(cfg: Config, given: Sequence[str]) -> None:
         if cfg.r1.contrast:
             graph.stage("student_rl", lambda c, f: zero_stage(c, student, f), command="zero", start=student)
     graph.finish()
+
+
+def _reward_models(graph: "Graph", start: Path) -> list[str]:
+    """Train both reward models (R1 §2.3.4); -> the settings that name them."""
+    given = []
+    for name, reads in (("helpful", "summary"), ("harmless", "response")):
+        own = [f"reward_model.reads={reads}"]
+        made = graph.stage(name, reward_model_stage, command="reward_model", start=start, more=own, evaluated=False)
+        given.append(f"reward.{name}={made}")
+    return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +114,13 @@ class Graph:
         start: Path | None = None,
         more: Sequence[str] = (),
         like: str = "",
+        evaluated: bool = True,
     ) -> Path:
         """Do a stage in its folder, then evaluate it; -> what it made.
 
         command: whose settings it takes, its own name by default; start: the model it starts from; more: settings
         beside those typed; like: the command whose reward and format it is evaluated by, by default its own.
+        evaluated: whether what it made answers questions, and has a row; a reward model does not.
         """
         command, folder = command or name, self.folder / name
         cfg = self._settings(command, folder, start, more)
@@ -113,6 +132,8 @@ class Graph:
             self.journal.facts["seconds"][name] = 0.0
             with self.journal.part(name):
                 made = run(cfg, folder)
+        if not evaluated:
+            return made
         if made.is_dir():
             self.report(name, made, like=like or command)
         else:

@@ -75,7 +75,7 @@ def _optional(path: str) -> Path | None:
 def cold_start_stage(cfg: Config, base: Path, zero: Path | None, folder: Path) -> Path:
     """The cold start's set, then SFT of the base on it; -> the model's folder."""
     parents = (lineage.require("cold_start", "sft.checkpoint", base),)
-    parents += (lineage.require("rejection", "cold_start.zero", zero),) if zero else ()
+    parents += (lineage.require("cold_start", "cold_start.zero", zero, ("zero",)),) if zero else ()
     origin = lineage.born(
         "cold_start",
         folder,
@@ -230,12 +230,13 @@ def _sampler(cfg: Config, start: Path, folder: Path, *, summary: bool) -> Sample
 
 
 def _rl_origin(cfg: Config, stage: str, start: Path, folder: Path, *more: str) -> Lineage:
+    models = [Path(folder) for folder in (cfg.reward.helpful, cfg.reward.harmless) if folder]
     return lineage.born(
         stage,
         folder,
         seed=cfg.run.seed,
         settings=_settings(cfg, "rl", "task", "reward", "sampling", *more),
-        parents=(lineage.require(stage, "rl.checkpoint", start),),
+        parents=(lineage.require(stage, "rl.checkpoint", start), *map(lineage.of, models)),
     )
 
 

@@ -51,6 +51,9 @@ class ColdStartConfig:
     def __post_init__(self) -> None:
         _positive("cold_start", self, "examples", "samples")
         _shares("cold_start", self, "solver_share", "carelessness", "share_chinese")
+
+    def check(self) -> None:
+        """What the command needs, once all settings are there. Raises ConfigError."""
         if self.solver_share < 1 and not self.zero:
             raise ConfigError(
                 "cold_start.solver_share",

@@ -71,7 +71,7 @@ def test_a_stage_takes_its_own_kind_and_refuses_others(stage, tmp_path):
         if kind in lineage.ACCEPTS[stage]:
             assert lineage.require(stage, "rl.checkpoint", tmp_path / kind).stage == kind
             continue
-        with pytest.raises(ConfigError, match=f"is what r1 {kind} made; r1 {stage} starts from") as refused:
+        with pytest.raises(ConfigError, match=f"is what r1 {kind} made; r1 {stage} takes") as refused:
             lineage.require(stage, "rl.checkpoint", tmp_path / kind)
         assert "\n" not in str(refused.value)
 
@@ -87,7 +87,7 @@ def test_the_command_refuses_the_wrong_kind_in_one_line(tmp_path):
     ]
     done = subprocess.run([*command, "parallel.nproc=1"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "is what r1 pretrain made; r1 reasoning starts from a model of r1 cold_start" in done.stderr
+    assert "is what r1 pretrain made; r1 reasoning takes a model of r1 cold_start" in done.stderr
 
 
 def test_the_way_back_is_printed_though_folders_are_gone(tmp_path, capsys):

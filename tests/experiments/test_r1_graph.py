@@ -31,6 +31,9 @@ SMALL = [
     "rejection.general_samples=1",
     "all_scenarios.general=[chain_sum]",
     "all_scenarios.general_part=0.5",
+    "reward_model.made_pairs=64",
+    "reward_model.pairs_per_step=16",
+    "reward_model.epochs=1",
     "pretrain.tokens=8000",
     "pretrain.batch_tokens=2000",
     "pretrain.tokenizer_documents=300",
@@ -97,7 +100,10 @@ def test_the_parents_are_the_papers(graph):
     assert parents["reasoning"] == [known("cold_start")]
     assert parents["rejection"] == [known("reasoning")]
     assert parents["sft"] == [base, known("rejection")]  # the base, not the reasoning model
-    assert parents["all_scenarios"] == [known("sft")]
+    for name in ("helpful", "harmless"):
+        stored[name] = json.loads((folder / name / "lineage.json").read_text())
+        assert [p["id"] for p in stored[name]["parents"]] == [stored["sft"]["id"]]
+    assert parents["all_scenarios"] == [known("sft"), known("helpful"), known("harmless")]
     assert parents["distill"] == [known("student"), known("rejection")]
     assert parents["student_rl"] == [known("student")]
     assert stored["distill"]["data"] == {"data.parquet": file_hash(folder / "rejection" / "data.parquet")}
@@ -143,7 +149,7 @@ def test_run_again_nothing_is_done_and_what_changed_is_done_anew(graph):
     after = json.loads((folder / "summary.json").read_text())
     figures = [{k: v for k, v in one.items() if k != "seconds"} for one in (*summary, *after)]
     assert figures[: len(STAGES)] == figures[len(STAGES) :]
-    assert all(new["seconds"] < old["seconds"] + 2 for old, new in zip(summary, after, strict=True))
+    assert all(new["seconds"] < old["seconds"] + 10 for old, new in zip(summary, after, strict=True))
 
     changed = [*SMALL, "r1.student=", "all_scenarios.general_share=0.25"]
     changed = subprocess.run(r1(folder.parent, "r1", *changed), capture_output=True, text=True, timeout=120)

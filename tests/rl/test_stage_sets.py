@@ -1,5 +1,6 @@
 """The sets that stages make keep their promises: right, readable, three to one, no test question."""
 
+import json
 import random
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from experiments.config import compose
 from infra.errors import ConfigError, R1Error
+from modeling.config import ModelConfig
 from modeling.sampling import SamplingConfig
 from rl.config import RLConfig
 from rl.language import word_counts
@@ -185,6 +187,14 @@ def test_general_questions_come_in_the_last_part_alone():
     assert {q.task for q in task.test_questions(16)} == {"countdown"} and task.name == "countdown"
     for question in random.Random(0).sample(asked, 20):
         assert task.score(question, f"<answer>{question.answer}</answer>") == 1.0
+
+
+def test_a_cold_start_with_answers_of_r1_zero_names_it(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(ModelConfig().to_hf_dict()))
+    given = [f"sft.checkpoint={tmp_path}", "cold_start.solver_share=0.5"]
+    assert compose("cold_start", [*given, "cold_start.zero=runs/zero"]).cold_start.zero == "runs/zero"
+    with pytest.raises(ConfigError, match="the others are R1-Zero's, and none is named"):
+        compose("cold_start", given)
 
 
 def test_reasoning_without_a_reward_for_language_is_refused():
