@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.config import Config
+from experiments.config import ANSWER_TOKENS, Config
 from experiments.figures import draw_budgets
 from experiments.summary import as_summary, budgets_table, evaluation_table, intervals, tasks_table, write_json
+from infra.errors import ConfigError
 from modeling.tokenizer import Tokenizer
 from rl.evaluate import Evaluation, Suite, evaluate_budgets, evaluate_tasks, together, write_answers
 from rl.rollout.engine import RolloutEngine
+from rl.tasks.base import Task, at_most
 from rl.tasks.mix import build_tasks, suite
 from training import parallel
 
@@ -48,12 +50,24 @@ def run(cfg: Config, engine: RolloutEngine, tokenizer: Tokenizer, folder: Path) 
     """
     wanted = cfg.task if cfg.evaluate.suite is Suite.task else suite(cfg.task, cfg.evaluate.suite.name)
     tasks = build_tasks(wanted, tokenizer)
+    _check_room(cfg, tasks, tokenizer)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
     found = evaluate_tasks(engine, tasks, cfg.reward, **ask)
     budgets = evaluate_budgets(engine, tokenizer, tasks, cfg.reward, found, cfg.evaluate.budget)
     report = Report(found, together(found), budgets)
     parallel.on_main(lambda: _write(report, tokenizer, folder))
     return report
+
+
+def _check_room(cfg: Config, tasks: list[Task], tokenizer: Tokenizer) -> None:
+    """Raise ConfigError, before anything is asked, for a task with a question that the network cannot read whole."""
+    context = cfg.model.max_position_embeddings
+    for task in tasks:
+        longest = max(len(tokenizer.encode(q.prompt)) for q in at_most(task, cfg.evaluate.questions))
+        if longest + ANSWER_TOKENS > context:
+            problem = f"has a question of {longest} tokens, and the network reads {context}, its answer included"
+            remedy = "leave it out of task.names (or its files out of task.path), or take a model that reads more"
+            raise ConfigError("task.names", task.name, problem, remedy)
 
 
 def _write(report: Report, tokenizer: Tokenizer, folder: Path) -> None:

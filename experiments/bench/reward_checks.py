@@ -43,7 +43,7 @@ def run() -> Result:
 
     rounds = [(by_rule(), by_algebra()) for _ in range(ROUNDS + 1)][1:]
     start = time.perf_counter()
-    checker.check("x", "9^{9^{9^{9}}}")
+    checker.check("x^2-42", "9^{9^{9^{9}}}")
     hostile = time.perf_counter() - start
     checker.close()
     ours, peer = map(list, zip(*rounds, strict=True))

@@ -91,3 +91,13 @@ def test_the_issues_own_commands_compose():
     cfg = compose("evaluate", [BASE, "suite=all", "k=64"])
     assert (cfg.evaluate.suite, cfg.evaluate.samples, cfg.evaluate.checkpoint) == (Suite.all, 64, "experiments/base")
     assert compose("evaluate", [BASE, "budget=[0,64,128,256]"]).evaluate.budget == [0, 64, 128, 256]
+
+
+def test_a_question_that_the_network_cannot_read_is_told_before_anything_is_asked(tmp_path):
+    rows = [{"question": "How many? " * n, "answer": "#### 4"} for n in (1, 40)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [BASE, f"run.dir={tmp_path}", "questions=2", "task.names=[gsm8k]", f"task.path={tmp_path}/test.jsonl"]
+    engine = FakeEngine(think_then_say)
+    with pytest.raises(ConfigError, match="task.names=gsm8k: has a question of 416 tokens, and the network reads 384"):
+        evaluation.run(compose("evaluate", given), engine, ShortTemplates(), tmp_path)
+    assert engine.asked == []

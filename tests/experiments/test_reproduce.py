@@ -108,7 +108,8 @@ def test_evaluate_and_generate_read_the_run(journey, tmp_path):
         timeout=120,
     )
     assert said.returncode == 0, said.stderr
-    assert json.loads(said.stdout) == json.loads((folder / "zero.json").read_text())
+    told, stored = json.loads(said.stdout), json.loads((folder / "zero.json").read_text())
+    assert {key: told[key] for key in stored} == stored
     spoken = subprocess.run(
         [
             *base,

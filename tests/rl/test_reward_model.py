@@ -45,7 +45,7 @@ SHORT = dict(
     reads=Reads.response,
     micro_batch_tokens=2048,
 )
-LEARNS = dict(made_pairs=1000, epochs=1, pairs_per_step=32, held_out=0.1, evaluate_every=1000, save_every=1000)
+LEARNS = dict(made_pairs=1000, epochs=2, pairs_per_step=32, held_out=0.1, evaluate_every=1000, save_every=1000)
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_parquet_is_read_and_written(tmp_path):
     with pytest.raises(ConfigError, match="bad.parquet:2: has no response"):
         chat.read(tmp_path / "bad.parquet")
     (tmp_path / "no.parquet").write_text("text")
-    with pytest.raises(ConfigError, match="is no Parquet"):
+    with pytest.raises(ConfigError, match="cannot be read as Parquet"):
         chat.read(tmp_path / "no.parquet")
 
 

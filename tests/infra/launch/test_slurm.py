@@ -163,7 +163,7 @@ def test_a_run_knows_its_job_its_commit_and_its_name_in_mlflow(runs: Path) -> No
         assert (run["run_id"], run["commit"], run["dirty"]) == (job.run_id, launch.commit, launch.dirty)
         assert (run["tags"]["slurm_job_id"], run["tags"]["logs"]) == (job.id, job.folder)
     code, out, _ = r1("logs", f"run.dir={runs}/chain", "lines=3")
-    assert code == 0 and "base model:" in out and "questions         4" in out
+    assert code == 0 and "questions             4" in out
 
 
 def test_seeds_are_an_array_and_one_of_them_goes_back_alone(runs: Path) -> None:
