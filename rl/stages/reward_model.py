@@ -102,8 +102,9 @@ def finish(run_dir: Path) -> None:
     """Put the card beside the exported weights; again where a kill came in between. Every rank calls it."""
 
     def put() -> None:
-        if (run_dir / "model" / "config.json").exists() and (run_dir / CARD).exists():
-            (run_dir / "model" / CARD).write_bytes((run_dir / CARD).read_bytes())
+        there, card = (run_dir / "model" / "config.json").exists(), run_dir / "model" / CARD
+        if there and (run_dir / CARD).exists() and not card.exists():
+            card.write_bytes((run_dir / CARD).read_bytes())
 
     parallel.on_main(put)
 
