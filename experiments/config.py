@@ -9,9 +9,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from experiments import overrides, stored
+from experiments import checks, overrides, stored
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
+from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
 from infra.errors import ConfigError
 from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
@@ -20,7 +21,7 @@ from infra.planner.hardware import ClusterConfig
 from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
-from rl.config import EngineName, OldLogprobs, RLConfig
+from rl.config import RLConfig
 from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
 from rl.long2short import Long2ShortConfig
@@ -30,73 +31,13 @@ from rl.rewards.base import RewardConfig
 from rl.rlaif_config import RLAIFConfig
 from rl.stages.config import ColdStartConfig, FilterConfig, RejectionConfig, ScenariosConfig
 from rl.tasks.base import TaskConfig
-from rl.tasks.countdown import Countdown
-from rl.tasks.mix import build_task
-from training.config import OptimizerName, ParallelConfig, PretrainConfig, SFTConfig
+from training.config import ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
-from training.layout import check_model
 
 SCALES = ("tiny", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
-STAGES = {
-    name: name
-    for name in (
-        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill".split()
-    )  # by conf/stage
-}
-"The stage whose settings a command takes by itself; the others take zero."
-FOLDERS = {
-    "pretrain": "pretrain.checkpoint",
-    "zero": "rl.checkpoint",
-    "ppo": "rl.checkpoint",
-    "dpo": "dpo.checkpoint",
-    "evaluate": "evaluate.checkpoint",
-    "generate": "generate.checkpoint",
-    "reproduce": "reproduce.base",
-    "reward_model": "reward_model.checkpoint",
-    "rlaif": "rlaif.checkpoint",
-    "long2short": "long2short.checkpoint",
-    "cold_start": "sft.checkpoint",
-    "sft": "sft.checkpoint",
-    "distill": "sft.checkpoint",
-    "reasoning": "rl.checkpoint",
-    "rejection": "rl.checkpoint",
-    "all_scenarios": "rl.checkpoint",
-    "r1": "r1.base",
-}
-"The setting that names the folder whose network a command starts from."
-SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"import": "convert", "export": "convert"}
-"The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-ALIASES = {"evaluate": {"k": "evaluate.samples"}}
-"Other names of a command's settings."
-STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
-STAGED += ("reasoning", "all_scenarios", "r1")
-"Commands of FOLDERS that train."
-NEEDED = {
-    "zero": ("rl.checkpoint",),
-    "ppo": ("rl.checkpoint",),
-    "dpo": ("dpo.checkpoint", "dpo.data"),
-    "evaluate": ("evaluate.checkpoint",),
-    "reward_model": ("reward_model.checkpoint",),
-    "rlaif": ("rlaif.checkpoint",),
-    "long2short": ("long2short.checkpoint",),
-    "cold_start": ("sft.checkpoint",),
-    "sft": ("sft.checkpoint", "sft.data"),
-    "distill": ("sft.checkpoint", "sft.data"),
-    "reasoning": ("rl.checkpoint",),
-    "rejection": ("rl.checkpoint",),
-    "all_scenarios": ("rl.checkpoint",),
-    "lineage": ("lineage.checkpoint",),
-}
-"The settings that a command cannot do without."
-FILES = {"dpo": "dpo.data"}
-"The setting that names the file which a command reads."
 CONF = Path(__file__).resolve().parent / "conf"
-ANSWER_TOKENS = 16
-"Room for an answer behind a thinking that is cut at its budget."
-QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
-"Room for a question inside its template, in its short form and with its rules; a byte is a token at worst."
 
 
 @dataclass(kw_only=True, slots=True)
@@ -220,105 +161,13 @@ class Config:
         if self.model.head is not Head.tokens:
             problem = "a reward model writes no text and is no start for training"
             raise ConfigError("model.head", self.model.head.name, problem, "give a language model (model.head=tokens)")
-        _check_lengths(self)
-        _check_questions(self)
-        _check_layout(self)
-        _check_sampling(self)
-        _check_repetition(self)
+        checks.check(self)
         if self.pretrain.tokens < self.pretrain.batch_tokens:
             raise ConfigError(
                 "pretrain.tokens",
                 self.pretrain.tokens,
                 f"is less than one step of pretrain.batch_tokens={self.pretrain.batch_tokens}",
                 "set a multiple of it",
-            )
-
-
-def _check_lengths(cfg: Config) -> None:
-    """A response has to fit the model's context, together with the longest prompt."""
-    context, response = (cfg.model.max_position_embeddings, cfg.sampling.max_response_tokens)
-    question = "x" * (IN_WORDS_BYTES if cfg.task.template.in_words else QUESTION_BYTES)
-    prompt = len(cfg.task.template.prompt(question).encode())
-    if response + prompt <= context:
-        thinking = min(max(cfg.evaluate.budget, default=0), response)
-        if cfg.evaluate.budget and prompt + thinking + ANSWER_TOKENS > context:
-            why = f"behind a prompt of up to {prompt} tokens no room for an answer is left in {context} tokens"
-            raise ConfigError(
-                "evaluate.budget", cfg.evaluate.budget, why, f"set at most {context - prompt - ANSWER_TOKENS}"
-            )
-        return
-    why = f"a prompt of up to {prompt} tokens and the response are longer than model.max_position_embeddings={context}"
-    room = context - prompt
-    remedy = f"set at most {room}" if room > 0 else f"set model.max_position_embeddings={response + prompt} or more"
-    raise ConfigError("sampling.max_response_tokens", response, why, remedy)
-
-
-def _check_sampling(cfg: Config) -> None:
-    """What RL assumes of the sampler: logprobs that mean what the trainer's mean, and a drafter where one is wanted."""
-    if cfg.rl.old_logprobs is OldLogprobs.sampler and (cfg.sampling.temperature != 1 or cfg.sampling.top_p < 1):
-        raise ConfigError(
-            "rl.old_logprobs",
-            "sampler",
-            f"temperature={cfg.sampling.temperature}, top_p={cfg.sampling.top_p} make them of another distribution",
-            "set rl.old_logprobs=trainer",
-        )
-    if cfg.rl.importance_cap > 0 and (cfg.sampling.temperature != 1 or cfg.sampling.top_p < 1):
-        raise ConfigError(
-            "rl.importance_cap",
-            cfg.rl.importance_cap,
-            f"temperature={cfg.sampling.temperature}, top_p={cfg.sampling.top_p} make the sampler's logprobs of "
-            "another distribution than the trainer's",
-            "set sampling.temperature=1 sampling.top_p=1, or rl.importance_cap=0",
-        )
-    if cfg.sampling.speculative and not cfg.model.num_nextn_predict_layers:
-        raise ConfigError(
-            "sampling.speculative",
-            "true",
-            "the network has no MTP module (model.num_nextn_predict_layers=0)",
-            "set sampling.speculative=false",
-        )
-    if cfg.sampling.speculative and cfg.rl.rollout.engine is not EngineName.local:
-        raise ConfigError(
-            "sampling.speculative",
-            "true",
-            f"drafts by MTP are of our own engine, not of {cfg.rl.rollout.engine.name}'s",
-            "set rl.rollout.engine=local, or sampling.speculative=false",
-        )
-
-
-def _check_repetition(cfg: Config) -> None:
-    """A penalty needs something that it is for."""
-    if cfg.reward.repetition > 0 and not cfg.rl.rollout.repeat_ngram:
-        raise ConfigError(
-            "reward.repetition",
-            cfg.reward.repetition,
-            "no answer is cut for repeating itself",
-            "set rl.rollout.repeat_ngram=32 rl.rollout.partial_tokens=64, or reward.repetition=0",
-        )
-
-
-def _check_questions(cfg: Config) -> None:
-    """Names of tasks, and countdown's number of held-out questions; other tasks take seconds to count theirs."""
-    task = build_task(cfg.task)
-    if isinstance(task, Countdown):
-        task.test_questions(max(cfg.evaluate.questions, cfg.evaluate.curve_questions))
-
-
-def _check_layout(cfg: Config) -> None:
-    """The network has to divide by the layout, whatever the number of processes."""
-    layout = cfg.parallel
-    if not cfg.plan.search:
-        check_model(cfg.model, layout)
-    whole = layout.tensor == 1 and not layout.zero1
-    stages = ("pretrain", cfg.pretrain.optimizer), ("sft", cfg.sft.optimizer), ("rl", cfg.rl.optimizer)
-    more = ("dpo", cfg.dpo.optimizer), ("rl.ppo", cfg.rl.ppo.optimizer), ("reward_model", cfg.reward_model.optimizer)
-    for key, optimizer in (*stages, *more):
-        if optimizer.name is OptimizerName.muon and not whole:
-            raise ConfigError(
-                f"{key}.optimizer.name",
-                "muon",
-                f"Muon needs whole matrices, and parallel.tensor={layout.tensor}, parallel.zero1={layout.zero1}",
-                f"set {key}.optimizer.name=adamw",
             )
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.config import ANSWER_TOKENS, Config
+from experiments.checks import ANSWER_TOKENS
+from experiments.config import Config
 from experiments.figures import draw_budgets
 from experiments.summary import as_summary, budgets_table, evaluation_table, intervals, tasks_table, write_json
 from infra.errors import ConfigError

@@ -23,8 +23,9 @@ from typing import Any
 from experiments import lineage, overrides, r1_page
 from experiments import stage_commands as stages
 from experiments.chat import RELEASED_BASE
-from experiments.config import FOLDERS, GROUPS, Config, compose
+from experiments.config import GROUPS, Config, compose
 from experiments.preferences import reward_model_stage
+from experiments.reads import FOLDERS
 from experiments.reproduce import Journal
 from experiments.stages import OtherInputs, evaluate_model, pretrain_stage, zero_stage
 from experiments.summary import write_json

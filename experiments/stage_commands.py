@@ -187,8 +187,9 @@ def sft_stage(cfg: Config, start: Path, data: Path, folder: Path, stage: str = "
         run = distill.run if stage == "distill" else sft_module.run
         held_out = _held_out(cfg, _task(cfg, start))
         template = prompter(cfg.task.template, _tokenizer(start))
-        held_out += [rejection_module.question_in(prompt, template) for prompt in held_out]
-        return run(start, data, **_sft(cfg, stage, folder, tracker, config), held_out=held_out)
+        asked = [rejection_module.question_in(prompt, template) for prompt in held_out]
+        own = _sft(cfg, stage, folder, tracker, config)
+        return run(start, data, **own, held_out=[*held_out, *asked], test_questions=asked)
 
 
 def _keep_set(cfg: Config, task: Task, rows: list[dict[str, Any]], folder: Path, counts: dict[str, Any]) -> None:

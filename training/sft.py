@@ -62,6 +62,7 @@ def run(
     tracker: Tracker,
     config: dict,
     held_out: Iterable[str] = (),
+    test_questions: Sequence[str] = (),
     stage: str = "sft",
     modules: Modules = Modules.auto,
     fp8: Fp8 = Fp8.none,
@@ -69,12 +70,14 @@ def run(
     """Fine-tune the model in folder `start` on the conversations in `data`; -> run_dir/model, Hugging Face layout.
 
     Every rank calls it, after parallel.init. A run cut short goes on from its last checkpoint. held_out: test
-    questions, which are never trained on. stage: whose checkpoints they are. Raises ConfigError for unusable data.
+    questions, which are never trained on; test_questions: the same without templates, looked for inside of texts.
+    stage: whose checkpoints they are. Raises ConfigError for unusable data.
     """
     start = checkpoint.resolve(start)
     model_cfg, tokenizer = replace(checkpoint.model_config(start, modules), fp8=fp8), Tokenizer.load(start)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone
     conversations = chat.without_held_out(chat.read(data, max_bad=cfg.max_bad), held_out)
+    conversations = chat.decontaminated(conversations, test_questions)
     rows, unseen = split(_fitting(conversations, tokenizer, model_cfg.max_position_embeddings), cfg.evaluate_rows)
     epochs = Epochs(len(rows), cfg.batch_size, seed)
     total = cfg.epochs * epochs.steps

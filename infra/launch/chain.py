@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import overrides
-from experiments.config import FILES, FOLDERS, GROUPS, Config, compose, refuse_other_run
+from experiments.config import GROUPS, Config, compose, refuse_other_run
+from experiments.reads import FILES, FOLDERS
 from infra import ranks
 from infra.errors import ConfigError
 from infra.files import read_json

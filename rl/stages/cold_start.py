@@ -20,7 +20,7 @@ from rl.stages.sampling import Sample
 from rl.tasks.base import Task
 from rl.tasks.countdown import Countdown
 from rl.types import Question
-from training.data.corpus import CHINESE, ENGLISH, CorpusConfig, solved
+from training.data.corpus import CorpusConfig, solved
 from training.data.countdown import CHINESE_TEMPLATE, SHORT_TEMPLATE, chinese_question_text, question_text
 
 
@@ -30,10 +30,12 @@ def response(thinking: str, summary: str, answer: str) -> str:
 
 
 def summary_of(question: Question, answer: str) -> str:
-    """One line in the question's language that says what was found, as in `so (3+5)*8=64`."""
-    word = (CHINESE if target_language(question) == "zh" else ENGLISH).so
+    """One line that says what was found, as in `(3+5)*8=64`.
+
+    Without a word before it: `so` would read as in the corpus, where a guess follows it.
+    """
     target = question.meta.get("target")
-    return f"{word} {answer}" + (f"={target}" if target is not None else "")
+    return answer if target is None else f"{answer}={target}"
 
 
 def row(question: Question, text: str, source: str, *, part: str = "reasoning", asked: str = "") -> dict[str, Any]:

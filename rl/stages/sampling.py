@@ -11,7 +11,8 @@ from modeling.config import Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.config import RLConfig
-from rl.rewards.base import Judge, RewardConfig, score_groups
+from rl.rewards.base import Judge, Reward, RewardConfig, score_groups
+from rl.rewards.build import build_rewards
 from rl.rollout.build import build_engine
 from rl.rollout.sharing import SharingEngine
 from rl.types import Group, Question
@@ -50,6 +51,7 @@ class Sampler:
     seed: int
     modules: Modules = Modules.auto
     _engine: SharingEngine | None = None
+    _more: list[Reward] | None = None
 
     def answers(
         self, name: str, questions: Sequence[Question], samples: int, task: Judge, *, chunk: int
@@ -81,7 +83,9 @@ class Sampler:
         engine = self._engine = self._engine or self._build()
         written = engine.generate(questions, samples, step=-2)  # -1 is evaluation's: other seeds
         groups = [Group(question=q, completions=c) for q, c in zip(questions, written, strict=True)]
-        score_groups(groups, task, self.reward)
+        if self._more is None:
+            self._more = build_rewards(self.reward, self.modules)
+        score_groups(groups, task, self.reward, self._more)
         answers = [
             [
                 Sample(

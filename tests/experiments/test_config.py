@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import CONF, FILES, Config, compose, group_options, save_config, to_dict
-from experiments.config import NEEDED as NEEDED_KEYS
+from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
+from experiments.reads import FILES
+from experiments.reads import NEEDED as NEEDED_KEYS
 from infra.cli import COMMANDS
 from infra.errors import ConfigError
 from modeling.config import Fp8, ModelConfig

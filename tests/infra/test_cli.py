@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import SHORT, Config, compose
+from experiments.config import Config, compose
+from experiments.reads import SHORT
 from infra import cli, help
 
 PROJECT = Path(__file__).parents[2]

@@ -33,7 +33,7 @@ LINE = "3+5=8: +8=16 low -8=0 low *8=64 yes"
 
 
 def thought(thinking: str) -> str:
-    return f"<think>\n{thinking}\n</think>\nso (3+5)*8=64\n<answer>(3+5)*8</answer>"
+    return f"<think>\n{thinking}\n</think>\n(3+5)*8=64\n<answer>(3+5)*8</answer>"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_general_answers_are_the_models_where_rule_or_judge_agree_else_the_tasks
     rows, counts = rejection.general_rows(questions, answers, cfg, FilterConfig(), Template.short)
     assert counts == {"asked": 4, "own": 2, "reference": 2, "none": 0}
     assert [row["source"] for row in rows] == ["own", "own", "reference", "reference"]
-    assert rows[2]["response"] == "<think>\n\n</think>\nso Mirat\n<answer>Mirat</answer>"
+    assert rows[2]["response"] == "<think>\n\n</think>\nMirat\n<answer>Mirat</answer>"
     assert all(row["part"] == "general" and format_ok(row["response"], summary=True) for row in rows)
     none = replace(cfg, references=False)
     assert rejection.general_rows(questions, answers, none, FilterConfig(), Template.short)[1]["none"] == 2

@@ -145,3 +145,11 @@ def test_test_questions_are_left_out_of_files_and_refused_in_sets(capsys):
     with pytest.raises(R1Error, match="x/1: a test question"):
         chat.refuse_held_out([{"id": "x/1", "prompt": "Make 3."}], ["make 3."])
     chat.refuse_held_out([{"id": "x/1", "prompt": "Make 3."}], ["make 4."])
+
+
+def test_conversations_that_hold_a_test_question_are_dropped():
+    asked = "Make 16 from 5, 4, 4."
+    inside = Conversation(prompt="User: Try this.\nAssistant:", response=f"<think>as in {asked} so</think>")
+    other = Conversation(prompt="User: Make 17 from 5, 4, 4.\nAssistant:", response="<answer>5*4-4</answer>")
+    assert chat.decontaminated([inside, other], [asked]) == [other]
+    assert chat.decontaminated([inside, other], []) == [inside, other]

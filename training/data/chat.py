@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
 from training.data import rows
+from training.data.decontaminate import decontaminate
 from training.data.rows import BadRow
 
 if TYPE_CHECKING:
@@ -120,6 +121,14 @@ def without_held_out(conversations: Sequence[Conversation], held_out: Iterable[s
     if len(kept) < len(conversations):
         _say(f"{len(conversations) - len(kept)} conversations are test questions and are left out")
     return kept
+
+
+def decontaminated(conversations: Sequence[Conversation], questions: Sequence[str]) -> list[Conversation]:
+    """Those that hold no test question (training/data/decontaminate.py), given without their templates."""
+    cleaned = decontaminate([f"{c.prompt}\n{c.response}" for c in conversations], questions)
+    if cleaned.dropped:
+        _say(f"conversations: {cleaned}")
+    return [conversations[i] for i in cleaned.kept]
 
 
 def refuse_held_out(rows: Iterable[dict[str, Any]], held_out: Iterable[str]) -> None:
