@@ -1,8 +1,9 @@
 """Forced thinking budgets: answers written anew behind a thinking that is cut short (R1 §2.2.4 turned into a control).
 
-The thinking is the model's own, cut after so many tokens; </think> is put there and the model goes on. An answer whose
-thinking ended in time, or that has none, is left as it is: all budgets share the same thinking, so that accuracies
-differ by the cut alone.
+The thinking is the model's own, cut after so many tokens; </think> and <answer> are put there and the model writes the
+answer. With </think> alone the tiny base thinks on behind it in nine of ten cuts: it has never seen a search end in the
+middle of a line. An answer whose thinking ended in time, or that has none, is left as it is: all budgets share the same
+thinking, so that accuracies differ by the cut alone.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
     from rl.rollout.engine import RolloutEngine
 
 OPEN, CLOSE = "<think>", "</think>"
+FORCED = f"{CLOSE}\n<answer>"
+"What is put where the thinking is cut."
 
 
 def cut_thinking(text: str, budget: int, tokenizer: Tokenizer) -> tuple[str, int] | None:
     """-> (the response up to where the model is to go on, thinking tokens in it); None where nothing is to be cut.
 
-    With a token a word, cut_thinking("<think>a b c</think>...", 2, ...) is ("<think>a b</think>", 2).
+    With a token a word, cut_thinking("<think>a b c</think>...", 2, ...) is ("<think>a b</think>\\n<answer>", 2).
     """
     before, opened, rest = text.partition(OPEN)
     thinking, closed, _ = rest.partition(CLOSE)
@@ -31,7 +34,7 @@ def cut_thinking(text: str, budget: int, tokenizer: Tokenizer) -> tuple[str, int
     if closed and len(tokens) <= budget:
         return None
     kept = tokenizer.decode(tokens[:budget]).rstrip("\ufffd")  # half a character at the cut is none
-    return before + OPEN + kept + CLOSE, min(budget, len(tokens))
+    return before + OPEN + kept + FORCED, min(budget, len(tokens))
 
 
 def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], budget: int) -> list[Group]:

@@ -48,7 +48,7 @@ def test_every_answer_is_kept(report, tmp_path):
     answers = pd.read_parquet(tmp_path / "answers.parquet")
     assert len(answers) == 40 and set(answers.task) == set(report.tasks)
     cut = pd.read_parquet(tmp_path / "budgets" / "answers_4.parquet")
-    assert len(cut) == 40 and cut.text.str.startswith("<think>one </think>").sum() == 20
+    assert len(cut) == 40 and cut.text.str.startswith("<think>one </think>\n<answer>").sum() == 20
 
 
 def test_table_has_a_line_a_task_and_a_budget(report):

@@ -3,6 +3,7 @@
 import pytest
 
 from infra.errors import ConfigError
+from rl.budget import FORCED
 from rl.evaluate import EvaluateConfig, evaluate_budgets, evaluate_tasks, summarise, together
 from rl.rewards.base import RewardConfig
 from rl.tasks.countdown import Countdown
@@ -99,8 +100,8 @@ THINKING = "one two three"
 
 def think_then_say(question: Question, index: int) -> str:
     """Right after the whole thinking; what goes on behind a cut says how much it had."""
-    if question.prompt.endswith("</think>"):
-        return f"<answer>{len(question.prompt.partition('<think>')[2]) - len('</think>')}</answer>"
+    if question.prompt.endswith(FORCED):
+        return f"{len(question.prompt.partition('<think>')[2]) - len(FORCED)}</answer>"
     return f"<think>{THINKING}</think><answer>all</answer>" if index == 0 else "<answer>at once</answer>"
 
 
@@ -111,8 +112,8 @@ def test_budgets_cut_the_same_thinking_and_ask_again():
     asked = len(engine.asked)
     found = evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [0, 4, len(THINKING), 99])
     texts = {budget: [c.text for c in by_task["countdown"].groups[0].completions] for budget, by_task in found.items()}
-    assert texts[0][0] == "<think></think><answer>0</answer>"
-    assert texts[4][0] == "<think>one </think><answer>4</answer>"
+    assert texts[0][0] == "<think></think>\n<answer>0</answer>"
+    assert texts[4][0] == "<think>one </think>\n<answer>4</answer>"
     assert texts[len(THINKING)][0] == texts[99][0] == f"<think>{THINKING}</think><answer>all</answer>"
     assert {t[1] for t in texts.values()} == {"<answer>at once</answer>"}  # no thinking to cut
     assert len(engine.asked) - asked == 2 * 3 and len({q.id for q in engine.asked[asked:]}) == 6
@@ -124,18 +125,16 @@ def test_budgets_cut_the_same_thinking_and_ask_again():
 
 def test_a_thinking_that_never_ends_is_closed_and_one_opened_by_the_prompt_is_cut():
     task = Countdown()
-    engine = FakeEngine(
-        lambda q, g: "<answer>1</answer>" if q.prompt.endswith("</think>") else "<think>" + "on " * 99, 30
-    )
+    engine = FakeEngine(lambda q, g: "1</answer>" if q.prompt.endswith(FORCED) else "<think>" + "on " * 99, 30)
     free = evaluate_tasks(engine, [task], RewardConfig(), questions=1, samples=1)
     assert free["countdown"].truncated.mean == 1.0
     found = evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [999])
     done = found[999]["countdown"].groups[0].completions[0]
-    assert done.text == f"<think>{('on ' * 99)[:23]}</think><answer>1</answer>" and done.stopped
+    assert done.text == f"<think>{('on ' * 99)[:23]}</think>\n<answer>1</answer>" and done.stopped
     group = free["countdown"].groups[0]
     group.question.prompt += "<think>"
     evaluate_budgets(engine, Letters(), [task], RewardConfig(), free, [2])
-    assert engine.asked[-1].prompt == group.question.prompt + "on</think>"
+    assert engine.asked[-1].prompt == group.question.prompt + "on</think>\n<answer>"
 
 
 @pytest.mark.parametrize("budget", [[-1], [4, 4], [8, 4]])
