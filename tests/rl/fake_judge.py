@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FakeJudge:
-    """says(prompt) is the verdict; faults meet the first requests: a status with a body, "slow", or "drop"."""
+    """says(prompt) is the verdict; faults meet the first requests: a status with a body, "slow", "drip", "drop"."""
 
     def __init__(self, says: Callable[[str], str], faults: list[Any] | None = None) -> None:
         self.says, self.faults = says, list(faults or [])
@@ -45,6 +45,9 @@ class FakeJudge:
         try:
             request.send_response(status)
             request.end_headers()
+            for byte in text.encode() if fault == "drip" else ():
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.05)
             request.wfile.write(text.encode())
         except OSError:  # who asked has hung up
             pass
