@@ -1,6 +1,7 @@
 """A server of chat completions with scripted faults, in a thread."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class FakeJudge:
 
     def answer(self, request: BaseHTTPRequestHandler, body: dict, fault: Any) -> None:
         if fault == "drop":
-            request.connection.close()
+            request.connection.shutdown(socket.SHUT_RDWR)
             return
         if fault == "slow":
             time.sleep(0.8)
