@@ -43,7 +43,7 @@ class Client:
         for attempt in range(self.retries + 1):
             try:
                 with self._open(request, timeout=timeout_s) as response:
-                    text = response.read()
+                    text = _read(response, timeout_s)
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {_first_line(error.read())}"
@@ -58,6 +58,16 @@ class Client:
         raise R1Error(
             f"{self.who} does not answer {request.full_url} in {self.retries + 1} attempts ({problem}); {self.remedy}"
         )
+
+
+def _read(response: http.client.HTTPResponse, timeout_s: float) -> bytes:
+    """The whole body. A server that drips is not waited for longer than one that is silent: TimeoutError."""
+    deadline, parts = time.monotonic() + timeout_s, []
+    while part := response.read1(1 << 20):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out while it answered")
+    return b"".join(parts)
 
 
 def direct() -> urllib.request.OpenerDirector:

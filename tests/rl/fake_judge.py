@@ -1,6 +1,7 @@
 """A server of chat completions with scripted faults, in a thread."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 
 class FakeJudge:
-    """says(prompt) is the verdict; faults meet the first requests: a status with a body, "slow", or "drop"."""
+    """says(prompt) is the verdict; faults meet the first requests: a status with a body, "slow", "drip", "drop"."""
 
     def __init__(self, says: Callable[[str], str], faults: list[Any] | None = None) -> None:
         self.says, self.faults = says, list(faults or [])
@@ -34,7 +35,7 @@ class FakeJudge:
 
     def answer(self, request: BaseHTTPRequestHandler, body: dict, fault: Any) -> None:
         if fault == "drop":
-            request.connection.close()
+            request.connection.shutdown(socket.SHUT_RDWR)
             return
         if fault == "slow":
             time.sleep(0.8)
@@ -45,6 +46,9 @@ class FakeJudge:
         try:
             request.send_response(status)
             request.end_headers()
+            for byte in text.encode() if fault == "drip" else ():
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.05)
             request.wfile.write(text.encode())
         except OSError:  # who asked has hung up
             pass

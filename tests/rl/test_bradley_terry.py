@@ -1,7 +1,11 @@
 """The pairwise loss by hand, its gradient by differences, against TRL's where that is installed; batches of pairs."""
 
+import ast
+import importlib.util
 import math
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -87,10 +91,19 @@ def test_micro_batches_and_ranks_do_not_change_the_loss(world, max_tokens):
     assert sum(b.loss_weights.sum().item() for share in shares for b in share) == pytest.approx(1)
 
 
-def test_loss_accuracy_and_margin_are_trls():
-    pytest.importorskip("trl", reason="needs TRL (requirements/dev.txt)")
-    from trl import RewardTrainer
+def trl_compute_loss() -> Callable[..., torch.Tensor]:
+    """RewardTrainer.compute_loss out of TRL's file: to import the class takes half a minute."""
+    spec = importlib.util.find_spec("trl")
+    if spec is None:
+        pytest.skip("needs TRL (requirements/dev.txt)")
+    tree = ast.parse((Path(spec.origin).parent / "trainer" / "reward_trainer.py").read_text())
+    (method,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "compute_loss"]
+    names: dict = {"torch": torch, "nn": torch.nn}
+    exec(compile(ast.Module([method], []), "reward_trainer.py", "exec"), names)
+    return names["compute_loss"]
 
+
+def test_loss_accuracy_and_margin_are_trls():
     batch = batch_of(PAIRS)
     scores = torch.randn(8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
@@ -105,7 +118,7 @@ def test_loss_accuracy_and_margin_are_trls():
         _metrics=found,
         _total_train_tokens=0,
     )
-    loss = RewardTrainer.compute_loss(trainer, model, {})
+    loss = trl_compute_loss()(trainer, model, {})
     own = bradley_terry_loss(batch, at_ends(batch, scores.tolist()))
     assert own.loss.item() == pytest.approx(loss.item())
     for key in ("accuracy", "margin"):

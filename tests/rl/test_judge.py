@@ -272,9 +272,11 @@ def test_principles_have_to_be_there(tmp_path):
         rlaif.read_principles(tmp_path / "empty.txt")
 
 
-def test_a_slow_judge_costs_no_more_than_its_time_limit(tmp_path):
-    with FakeJudge(long_is_good, ["slow"] * 3) as server:
+@pytest.mark.parametrize("fault", ["slow", "drip"])
+def test_a_judge_costs_no_more_than_its_time_limit(tmp_path, fault):
+    """Silent for 0.8 s, or writing a byte at a time for 3 s: given up after 0.1 s, three times."""
+    with FakeJudge(long_is_good, [fault] * 3) as server:
         start = time.monotonic()
-        with pytest.raises(R1Error):
+        with pytest.raises(R1Error, match="timed out"):
             judge(server.url, tmp_path, timeout_s=0.1).ask(["good"])
-        assert time.monotonic() - start < 0.9
+        assert time.monotonic() - start < (0.8 if fault == "slow" else 2.5)
