@@ -14,9 +14,9 @@ from typing import Any
 
 from experiments.bench.result import Result
 
-ROUNDS, STEPS, FILL = 5, 2, 8
+ROUNDS, STEPS, FILL = 4, 2, 5
 "Rounds, steps of each side in a round, and steps before the first until the buffer is full."
-QUESTIONS, GROUP, LONGEST, BUDGET = 8, 16, 900, 96
+QUESTIONS, GROUP, LONGEST, BUDGET = 8, 8, 900, 96
 VOCAB, STOPS = 320, 5
 "An answer ends with probability 5 / 320 after each token: 64 tokens in the mean."
 
