@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import re
 import signal
 import socket
@@ -11,11 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
 from experiments.config import Config
+from infra.errors import R1Error
 from training.layout import check_world
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -111,7 +114,7 @@ class Siblings:
             "WORLD_SIZE": str(self.ranks),
             "LOCAL_WORLD_SIZE": str(self.ranks),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()),
+            "MASTER_PORT": str(free_port()),
         }
         path = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
         for rank in range(1, self.ranks):
@@ -180,7 +183,13 @@ class Siblings:
             return
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A port that nobody listens on, and that stays free until its rank 0 has imported torch and binds it.
+
+    Not one of the kernel's own choice: those are given out again to whoever connects in the meantime.
+    """
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise R1Error("no free port between 20000 and 32000 on this machine; end what holds them")

@@ -7,12 +7,13 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
-import socket
 import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from infra.ranks import free_port
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["training.state", "training.checkpoint"])
@@ -25,7 +26,7 @@ def run(function: Callable[..., Any], *args: Any, ranks: int = 2, timeout_s: flo
     RuntimeError with the traceback of the first rank that failed, or that took longer than timeout_s.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    port = _free_port()
+    port = free_port()
     workers, pipes = [], []
     for rank in range(ranks):
         ours, theirs = _context.Pipe()
@@ -83,9 +84,3 @@ def _work(
     for child in multiprocessing.active_children():  # the checkpoint writer's
         child.kill()
     os._exit(0)  # process groups of a failed test would wait for each other
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -54,7 +54,8 @@ def journey(tmp_path_factory):
 
 def test_a_stopped_journey_says_so_and_leaves_with_0(journey):
     _, (code, _, said), _ = journey
-    assert code == 0 and "the same command goes on from there" in said and "Traceback" not in said
+    assert code == 0, said
+    assert "the same command goes on from there" in said and "Traceback" not in said
 
 
 def test_the_journey_goes_on_where_it_was(journey):
