@@ -8,10 +8,15 @@ from typing import IO, Any
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """write_text of the value."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write beside, then rename: a reader sees the old file or the new one. OSError when it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+        temporary.write_text(text)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

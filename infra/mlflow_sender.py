@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from infra.files import lock, read_json, write_json
+from infra.files import lock, read_json, write_json, write_text
 from infra.tracking import SENDER_BUSY, shown
 
 _POLL_S = 1.0
@@ -141,7 +141,7 @@ class Sender:
         why = shown((str(error).strip() or type(error).__name__).splitlines()[0])
         print(shown(f"{type(error).__name__}: {error}"), flush=True)
         short = why if len(why) <= 160 else why[:160] + "..."
-        (self.run_dir / "mlflow_problem.txt").write_text(f"cannot be reached ({short})\n")
+        write_text(self.run_dir / "mlflow_problem.txt", f"cannot be reached ({short})\n")
 
     def _rest(self, seconds: float, end: str | None) -> None:
         """Rest, but not beyond a change of the run's state."""

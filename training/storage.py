@@ -6,6 +6,7 @@ every rank writes its part, and any other layout can read it; that costs seconds
 
 import hashlib
 import os
+import queue
 import random
 import warnings
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from training.state import TrainState
 
 from megatron.core import dist_checkpointing, parallel_state  # isort: skip  -- after the CPU layer
 from megatron.core.dist_checkpointing.core import CheckpointingException  # isort: skip
+from megatron.core.dist_checkpointing.strategies import filesystem_async  # isort: skip
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker  # isort: skip
 
 _MASTERS = "fp32_from_fp16_params"
@@ -110,6 +112,8 @@ def write_sharded(state: TrainState, folder: Path) -> None:
     for part in chained(state.optimizer):
         if not part.is_stub_optimizer and not part.optimizer.state:
             part.init_state_fn(part.optimizer, part.config)
+    # We save in this process. Megatron's own queue is another process: 5 s to start, 650 MB, and it outlives a kill.
+    filesystem_async._results_queue = queue.Queue()
     with _quiet():
         dist_checkpointing.save(_sharded(state, is_loading=False), str(folder / SHARDS))
 

@@ -24,8 +24,8 @@ from infra.errors import R1Error
 
 MAX_CHARACTERS, MAX_DEPTH = 1000, 16
 "Longer answers, and brackets deeper in each other, are wrong; the parser's time doubles with each bracket."
-START_S, GRACE_S = 300.0, 10.0
-"How long a worker may take to start, and beyond the limit to tell of a comparison."
+START_S, WALL_PER_CPU, GRACE_S = 300.0, 10.0, 10.0
+"How long a worker may take to start; how long it may take for a second of processor time, and beyond that to tell."
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3}){1,4}|[0-9]{1,15})(?:\.[0-9]{0,15})?"
 _PLAIN = re.compile(
     rf"(?:[A-Za-z] ?= ?)?(?P<sign>[+-]?)[$€£]? ?(?P<top>{_NUMBER})(?: ?/ ?(?P<bottom>[0-9]{{1,15}}))?"
@@ -115,7 +115,7 @@ class MathChecker:
     """A pool of workers; started with the first question that needs one. Safe to call from several threads."""
 
     def __init__(self, *, workers: int = 2, limit_s: float = 3.0, remember: int = 20_000) -> None:
-        """limit_s: of one comparison. remember: verdicts that are kept."""
+        """limit_s: processor time of one comparison. remember: verdicts that are kept."""
         self.workers, self.limit_s, self.remember = workers, limit_s, remember
         self.timeouts = 0
         "Comparisons that were cut off, so far."
@@ -153,12 +153,13 @@ class MathChecker:
     def _work(self, waiting: deque[tuple[str, str]], known: dict[tuple[str, str], bool | None]) -> None:
         while len(self._pool) < min(self.workers, max(len(waiting), len(self._pool))):
             self._pool.append(_Worker(self.limit_s))
+        again: set[tuple[str, str]] = set()
         while waiting or any(worker.job for worker in self._pool):
             for worker in list(self._pool):
                 if worker.ready and worker.job is None and waiting:
                     pair = waiting.popleft()
                     try:
-                        worker.give(pair, self.limit_s + GRACE_S)
+                        worker.give(pair, WALL_PER_CPU * self.limit_s + GRACE_S)
                     except BrokenPipeError:  # it died in between; the answer is not to blame
                         waiting.appendleft(pair)
                         self._replace(worker)
@@ -167,12 +168,18 @@ class MathChecker:
             told, _, _ = select.select([worker.process.stdout for worker in busy], [], [], left)
             for worker in busy:
                 if worker.process.stdout in told:
-                    self._take(worker, worker.read(), known)
+                    line = worker.read()
+                    if not line and worker.job and worker.job not in again:  # killed from outside, most likely
+                        again.add(worker.job)
+                        waiting.appendleft(worker.job)
+                        self._replace(worker)
+                        continue
+                    self._take(worker, line, known)
                 elif time.monotonic() >= worker.deadline:
                     self._take(worker, "", known)
 
     def _take(self, worker: _Worker, line: str, known: dict[tuple[str, str], bool | None]) -> None:
-        """A worker's line; an empty one where it is dead or stuck, and another takes its place."""
+        """A worker's line; an empty one where it is stuck or died twice of one job, and another takes its place."""
         if line == "ready":
             worker.ready = True
             return

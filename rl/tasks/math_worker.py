@@ -1,8 +1,9 @@
 """A process that compares answers with math-verify: a JSON line [gold, answer] in, a line true, false or null out.
 
-The work is done in a child that the kernel ends, by an alarm without a handler, where an expression runs on: no power
-or factorial can outrun that. This process then says null and forks the next child, which has everything imported.
-Only TeX is read: math-verify's other reader, for plain expressions, would hand them to Python's eval.
+The work is done in a child that the kernel ends, by a timer without a handler, where an expression runs on: no power
+or factorial can outrun that. The timer counts the child's own processor time: a busy machine makes no answer wrong.
+This process then says null and forks the next child, which has everything imported. Only TeX is read: math-verify's
+other reader, for plain expressions, would hand them to Python's eval.
 """
 
 import json
@@ -17,7 +18,7 @@ MEMORY_GIB = 4
 
 
 def main(limit_s: float) -> None:
-    """Serve until the other side closes; each comparison has limit_s seconds."""
+    """Serve until the other side closes; each comparison has limit_s seconds of processor time."""
     logging.disable(logging.CRITICAL)
     out = os.dup(1)
     equal("x + 1", "1 + x")  # imports what a comparison needs, before the first fork
@@ -47,19 +48,19 @@ def equal(gold: str, answer: str) -> bool:
 
 def _serve(out: int, limit_s: float) -> None:
     """The child: answer jobs until there are no more, or until one takes too long."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     most = MEMORY_GIB << 30
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in iter(_line, b""):
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        signal.setitimer(signal.ITIMER_PROF, limit_s)
         try:
             right = equal(*json.loads(line))
         except Exception:  # whatever a model's TeX does to the parser, it is not right
             right = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(out, b"true\n" if right else b"false\n")
 
 

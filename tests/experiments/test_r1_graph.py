@@ -46,8 +46,7 @@ STAGES = "base zero cold_start reasoning rejection sft all_scenarios student dis
 
 
 def r1(folder: Path, command: str, *more: str) -> list[str]:
-    uri = f"tracking.uri=sqlite:///{folder}/mlflow.db"
-    return [sys.executable, "-m", "infra.cli", command, f"run.dir={folder}/run", uri, *more]
+    return [sys.executable, "-m", "infra.cli", command, f"run.dir={folder}/run", "tracking.enabled=false", *more]
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +138,10 @@ def test_the_student_is_of_another_family(graph):
     assert (teacher["model_type"], student["model_type"]) == ("deepseek_v3", "qwen2")
 
 
-def test_run_again_nothing_is_done_and_what_changed_is_done_anew(graph):
+def test_run_again_only_what_changed_is_done_anew(graph):
     folder, _, _ = graph
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/model/*")}
-    summary = json.loads((folder / "summary.json").read_text())
-    again = subprocess.run(r1(folder.parent, "r1", *SMALL), capture_output=True, text=True, timeout=120)
-    assert again.returncode == 0, again.stderr
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/model/*")} == before
-    after = json.loads((folder / "summary.json").read_text())
-    figures = [{k: v for k, v in one.items() if k != "seconds"} for one in (*summary, *after)]
-    assert figures[: len(STAGES)] == figures[len(STAGES) :]
-    assert all(new["seconds"] < old["seconds"] + 10 for old, new in zip(summary, after, strict=True))
-
+    summary = {one["stage"]: one for one in json.loads((folder / "summary.json").read_text())}
     changed = [*SMALL, "r1.student=", "all_scenarios.general_share=0.25"]
     changed = subprocess.run(r1(folder.parent, "r1", *changed), capture_output=True, text=True, timeout=120)
     assert changed.returncode == 0 and "all_scenarios: its inputs have changed" in changed.stderr, changed.stderr
@@ -158,6 +149,9 @@ def test_run_again_nothing_is_done_and_what_changed_is_done_anew(graph):
     assert all(
         path.stat().st_mtime_ns == time for path, time in before.items() if path.exists() and "all_s" not in str(path)
     )
+    for one in json.loads((folder / "summary.json").read_text())[:-1]:  # the last is all_scenarios
+        same = {key: value for key, value in summary[one["stage"]].items() if key != "seconds"}
+        assert same == {key: value for key, value in one.items() if key != "seconds"}
 
 
 def test_lineage_leads_from_the_student_to_the_base(graph):

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from rl.tasks.derivatives import Derivatives, written
-from rl.tasks.math import MathChecker, bare, numbers_equal, plain_number, shared_checker
+from rl.tasks.math import GRACE_S, WALL_PER_CPU, MathChecker, bare, numbers_equal, plain_number, shared_checker
 from training.data.split import in_test_split
 
 
@@ -114,7 +114,7 @@ def test_hostile_answers_are_wrong_in_bounded_time(checker, tmp_path, name):
     mark = tmp_path / "ran"
     start = time.monotonic()
     assert checker.check("x^2-42", HOSTILE[name].replace("HERE", str(mark))) is False
-    assert time.monotonic() - start < checker.limit_s + 8  # this machine may be busy; the limit itself is the kernel's
+    assert time.monotonic() - start < WALL_PER_CPU * checker.limit_s + GRACE_S  # on a busy machine, too
     assert not mark.exists()
 
 
