@@ -13,11 +13,12 @@ help:
 	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
 	@echo "make gpu-check   on a machine with an H100 or H200: BF16 against FP8, a GRPO step, decoding; writes a JSON"
-	@echo "make setup       only the environment (GPU=1 adds Transformer Engine);  make vllm-env  vLLM's own, for rollouts"
+	@echo "make setup       only the environment (GPU=1 adds Transformer Engine, AGENTS=1 smolagents and LangGraph);  make vllm-env  vLLM's own, for rollouts"
 	@echo "$(bin)/r1 --help  every command"
 
 setup: base
 	@$(if $(GPU),scripts/setup.sh gpu)
+	@$(if $(AGENTS),scripts/setup.sh agents)
 
 vllm-env:
 	@scripts/setup.sh vllm

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Make .venv from hash-pinned requirements with nothing but some Python on the machine; vllm: .venv-vllm, beside it.
-# Usage: scripts/setup.sh [base|dev|gpu|vllm]. What is there already is kept; nothing to do takes no time.
+# Usage: scripts/setup.sh [base|dev|agents|gpu|vllm]. What is there already is kept; nothing to do takes no time.
 set -euo pipefail
 cd "${BASH_SOURCE[0]%/*}/.."
 kind=${1:-base} uv_version=0.13.9
 fail() { echo "setup: $*" >&2; exit 1; }
 is312() { [ -x "$1" ] && "$1" -c 'import sys, venv; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; }
-[ -f "requirements/$kind.txt" ] || fail "there is no requirements/$kind.txt; choose base, dev, gpu or vllm"
+[ -f "requirements/$kind.txt" ] || fail "there is no requirements/$kind.txt; choose base, dev, agents, gpu or vllm"
 env=.venv
 [ "$kind" = vllm ] && env=.venv-vllm  # its pins clash with ours: its own environment, without the project
 
@@ -14,7 +14,7 @@ env=.venv
 state() { { cat "requirements/$1.txt" pyproject.toml; echo ./*/__init__.py; } | cksum; }
 stamped() { [ -f "$env/.r1lab-$1" ] && [ "$(< "$env/.r1lab-$1")" = "$(state "$1")" ]; }
 works() { is312 "$env/bin/python"; }
-if works && { stamped "$kind" || { [ "$kind" = base ] && stamped dev; }; }; then exit 0; fi  # dev holds all of base
+if works && { stamped "$kind" || { { [ "$kind" = base ] || [ "$kind" = agents ]; } && stamped dev; }; }; then exit 0; fi  # dev holds all of both
 
 SECONDS=0
 python=""
