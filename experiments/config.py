@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from experiments import checks, overrides, stored
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
 from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
+from experiments.tokenize_data import TokenizeConfig
 from infra.errors import ConfigError
 from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
@@ -150,6 +152,8 @@ class Config:
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     "Models from elsewhere and for elsewhere."
+    tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)
+    "Texts of your own as token files."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -235,6 +239,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
         raise ConfigError("rl.objective.name", name, "r1 ppo is PPO", "leave it out, or take r1 zero")
     if ready:
         judged.convert.check(command)
+        if command == "tokenize":
+            judged.tokenize.check()
         if judged.reward.judge_weight:
             judged.reward.judge.check("reward.judge")
         if command == "rlaif":
@@ -257,17 +263,24 @@ def group_options() -> dict[str, list[str]]:
         return {group: options_of(group) for group in GROUPS}
 
 
-@contextmanager
-def _hydra() -> Iterator[Callable[[str], list[str]]]:
-    """Hydra on conf/, with the schema and the published shapes registered; -> what lists the options of a group."""
-    from hydra import initialize_config_dir
+@cache
+def _register() -> None:
+    """The schema and the published shapes, for Hydra to find; once a process, as it takes a third of composing."""
     from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
 
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, shape in PRESETS.items():
         store.store(group="model", name=name, node=ModelConfig(**shape))
+
+
+@contextmanager
+def _hydra() -> Iterator[Callable[[str], list[str]]]:
+    """Hydra on conf/; -> what lists the options of a group."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    _register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield GlobalHydra.instance().config_loader().get_group_options
 
@@ -282,7 +295,15 @@ def to_dict(value: Any) -> Any:
 
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
-_DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "pretrain.checkpoint")
+_DECIDE_ALWAYS += (
+    "rl.checkpoint",
+    "dpo.checkpoint",
+    "dpo.data",
+    "reproduce.base",
+    "pretrain.checkpoint",
+    "pretrain.data",
+    "pretrain.tokenizer",
+)
 _DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method", "sft.checkpoint", "sft.data")
 _DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
 _DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))

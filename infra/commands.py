@@ -172,6 +172,11 @@ COMMANDS = {
         function="experiments.convert:export_model",
         sections=("convert",),
     ),
+    "tokenize": Command(
+        about="Write texts of your own as token files, which r1 pretrain reads.",
+        function="experiments.tokenize_data:run",
+        sections=("tokenize",),
+    ),
     "plan": Command(
         about="What pre-training needs and costs on a cluster: memory, time, traffic, dollars.",
         function="infra.cli:plan",

@@ -197,6 +197,14 @@ class PretrainConfig:
 
     checkpoint: str = ""
     "A model to go on from with its own tokenizer: a run, a checkpoint or a Hugging Face folder; empty: a new one."
+    data: list[str] = field(default_factory=list)
+    "Token files of your own (r1 tokenize), without .bin and .idx; empty: the made corpus. Wants rows=joined."
+    data_shares: list[float] = field(default_factory=list)
+    "Share of the rows that each of them gives; empty: by size."
+    held_out_share: float = 0.001
+    "Share of their documents that is only evaluated on."
+    tokenizer: str = ""
+    "Folder with the tokenizer.json they were made with; empty: that of pretrain.checkpoint."
     tokens: int = 4_000_000
     "Tokens to train on."
     batch_tokens: int = 4096
@@ -228,6 +236,11 @@ class PretrainConfig:
         ).split():
             if getattr(self, key) < 1:
                 raise ConfigError(f"pretrain.{key}", getattr(self, key), "nothing would be trained", "set at least 1")
+        if self.data:
+            self._check_data()
+        elif self.tokenizer:
+            problem = "the made corpus has a tokenizer trained on it"
+            raise ConfigError("pretrain.tokenizer", self.tokenizer, problem, "leave it out, or give pretrain.data")
         check_points("pretrain.batch_points", self.batch_points)
         for point in self.batch_points:
             if not 0 < point.value <= 1:
@@ -237,3 +250,18 @@ class PretrainConfig:
                     "is a share of pretrain.batch_tokens",
                     "set above 0, at most 1",
                 )
+
+    def _check_data(self) -> None:
+        if self.rows is not Rows.joined:
+            problem = "token files are read as rows of documents end to end"
+            raise ConfigError("pretrain.rows", self.rows.name, problem, "set joined")
+        if bool(self.tokenizer) == bool(self.checkpoint):
+            problem = "pretrain.data needs one tokenizer, its own or the one of pretrain.checkpoint"
+            raise ConfigError("pretrain.tokenizer", self.tokenizer, problem, "give one of the two")
+        shares = self.data_shares
+        if shares and (len(shares) != len(self.data) or min(shares) <= 0):
+            problem = f"wants {len(self.data)} positive numbers, one for each of pretrain.data"
+            raise ConfigError("pretrain.data_shares", shares, problem, "leave it out, or give them all")
+        if not 0 < self.held_out_share < 1:
+            problem = "is a share of the documents"
+            raise ConfigError("pretrain.held_out_share", self.held_out_share, problem, "set 0.001")

@@ -1,5 +1,6 @@
 """Pre-training: documents -> next-token and MTP loss -> a base model (V3 §4)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from infra.errors import ConfigError
@@ -11,7 +12,8 @@ from modeling.tokenizer import Tokenizer
 from training import checkpoint, parallel
 from training.config import LoopConfig, ParallelConfig, PretrainConfig, Rows
 from training.data.corpus import CorpusConfig, document
-from training.data.packing import by_length_batches, packed_batches
+from training.data.indexed import IndexedStream, open_streams
+from training.data.packing import by_length_batches, joined_batches, packed_batches
 from training.data.stream import DocumentStream
 from training.loop import run_loop
 from training.losses import next_token_loss
@@ -47,10 +49,12 @@ def run(
     start = checkpoint.resolve(Path(cfg.checkpoint)) if cfg.checkpoint else None
     if start is None:
         model_cfg = model_cfg.for_vocab(tokenizer.num_tokens)
-    stream = _stream(tokenizer, corpus, seed, model_cfg)
+    if cfg.data:
+        stream, held_out = _own_data(tokenizer, cfg, model_cfg, run_dir, seed)
+    else:
+        stream, held_out = (_stream(tokenizer, corpus, each, model_cfg) for each in (seed, EVALUATION_SEED))
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="pretrain", data=stream, init_from=start)
     schedule = Schedule(cfg.schedule, total=cfg.tokens)
-    held_out = _stream(tokenizer, corpus, EVALUATION_SEED, model_cfg)
     unseen = _micro_batches(_unseen(held_out, cfg, model_cfg), cfg, model_cfg, tokenizer.pad_id)
 
     def step(state: TrainState) -> dict[str, float]:
@@ -80,11 +84,13 @@ def run(
 
 
 def _tokenizer(corpus: CorpusConfig, cfg: PretrainConfig, run_dir: Path, seed: int) -> Tokenizer:
-    """The run's tokenizer: cfg.checkpoint's, or trained on rank 0 on the first documents of the corpus."""
+    """The run's tokenizer: cfg.checkpoint's, the one given, or one trained on the first documents of the corpus."""
 
     def train() -> None:
         if cfg.checkpoint:
             Tokenizer.load(checkpoint.resolve(Path(cfg.checkpoint))).save(run_dir)
+        elif cfg.tokenizer:
+            Tokenizer.load(Path(cfg.tokenizer)).save(run_dir)
         elif not (run_dir / "tokenizer.json").exists():
             texts = (document(corpus, seed, i) for i in range(cfg.tokenizer_documents))
             Tokenizer.train(texts, cfg.tokenizer_vocab).save(run_dir)
@@ -103,16 +109,36 @@ def _stream(tokenizer: Tokenizer, corpus: CorpusConfig, seed: int, model_cfg: Mo
     )
 
 
+def _own_data(
+    tokenizer: Tokenizer, cfg: PretrainConfig, model_cfg: ModelConfig, run_dir: Path, seed: int
+) -> tuple[IndexedStream, IndexedStream]:
+    """What is trained and evaluated on of pretrain.data, with a step to spare: steps round to whole rows."""
+    row = model_cfg.max_position_embeddings
+    return open_streams(
+        cfg.data,
+        cfg.data_shares,
+        held_out=cfg.held_out_share,
+        rows=-(-cfg.tokens // row) + max(1, cfg.batch_tokens // row),
+        held_out_rows=cfg.evaluate_documents,
+        row_tokens=row,
+        tokenizer=tokenizer,
+        seed=seed,
+        cache=run_dir / "data_index",
+    )
+
+
 def _step_documents(
-    stream: DocumentStream, cfg: PretrainConfig, model_cfg: ModelConfig, tokens_seen: int
-) -> list[list[int]]:
+    stream: DocumentStream | IndexedStream, cfg: PretrainConfig, model_cfg: ModelConfig, tokens_seen: int
+) -> Sequence[Sequence[int]]:
     """What one step trains on; joined rows are the documents then."""
     share = value_at(cfg.batch_points, tokens_seen) if cfg.batch_points else 1.0
     tokens, row = round(share * cfg.batch_tokens), model_cfg.max_position_embeddings
     return stream.next_rows(max(1, tokens // row), row) if cfg.rows is Rows.joined else stream.next_batch(tokens)
 
 
-def _unseen(stream: DocumentStream, cfg: PretrainConfig, model_cfg: ModelConfig) -> list[list[int]]:
+def _unseen(
+    stream: DocumentStream | IndexedStream, cfg: PretrainConfig, model_cfg: ModelConfig
+) -> Sequence[Sequence[int]]:
     """What is evaluated on."""
     if cfg.rows is Rows.joined:
         return stream.next_rows(cfg.evaluate_documents, model_cfg.max_position_embeddings)
@@ -120,12 +146,14 @@ def _unseen(stream: DocumentStream, cfg: PretrainConfig, model_cfg: ModelConfig)
 
 
 def _micro_batches(
-    documents: list[list[int]], cfg: PretrainConfig, model_cfg: ModelConfig, pad_id: int
+    documents: Sequence[Sequence[int]], cfg: PretrainConfig, model_cfg: ModelConfig, pad_id: int
 ) -> list[MicroBatch]:
     """This rank's share of the step's rows."""
     share = dict(
         rank=parallel.data_rank(), world=parallel.data_size(), max_tokens=cfg.micro_batch_tokens, pad_id=pad_id
     )
+    if cfg.rows is Rows.joined:
+        return joined_batches(documents, row_tokens=model_cfg.max_position_embeddings, **share)
     if cfg.rows is Rows.packed:
         return packed_batches(documents, row_tokens=model_cfg.max_position_embeddings, **share)
     return by_length_batches(documents, **share)

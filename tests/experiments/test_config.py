@@ -21,6 +21,7 @@ HERE = {name: keys[0] for name, keys in NEEDED_KEYS.items() if name != "lineage"
 DATA = ["sft.data=a.jsonl"]
 NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"], "lineage": ["checkpoint=a"]}
 NEEDED |= {"sft": DATA, "distill": DATA, "long2short": ["short=a"]}
+NEEDED["tokenize"] = ["data=[a.jsonl]", "out=b"]
 NEEDED["rlaif"] = ["judge.url=http://10.0.0.1:8000/v1", "judge.model=m"]
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
 
@@ -35,7 +36,6 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS + [("model", name) for name in PRESETS])
 def test_every_option_composes(group: str, option: str) -> None:
-    assert option in group_options()[group]
     cfg = compose("pretrain", [f"{group}={option}"])
     json.dumps(to_dict(cfg))
 

@@ -89,6 +89,15 @@ def by_length_batches(
     return [_rows([[pairs[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
 
 
+def joined_batches(
+    rows: Sequence[Sequence[int]], *, row_tokens: int, rank: int, world: int, max_tokens: int, pad_id: int
+) -> "list[MicroBatch]":
+    """Rows of row_tokens + 1 ids, documents end to end; only this rank's are read."""
+    weight = 1.0 / (len(rows) * row_tokens)
+    shares = balanced_micro_batches([row_tokens] * len(rows), world, max_tokens)
+    return [_rows([[(rows[i], 1)] for i in indices], weight, pad_id) for indices in shares[rank]]
+
+
 def packed_batches(
     documents: Sequence[Sequence[int]],
     *,
