@@ -2,7 +2,8 @@
 
 Every variant differs from the released base in one thing and trains as many tokens as fit the same seconds (90 by
 default) at its own speed, its schedules drawn over that length. What counts is the loss on documents never trained on.
-All read the same corpus, so that losses compare. Variants done are kept; the same command goes on.
+All read the same corpus, so that losses compare. Speeds are measured first, on a machine that should do nothing else
+then; the runs may share it. What is done is kept; the same command goes on.
 """
 
 import json
@@ -35,34 +36,37 @@ FOLDER, RESULTS = Path("runs/search_base"), Path("experiments/results/search_bas
 
 
 def run(seconds: float) -> dict[str, dict[str, float]]:
-    """All variants not done yet; -> variant -> held-out loss, tokens, tokens a second, seconds of training steps."""
+    """All variants not done yet; -> variant -> held-out loss, tokens, tokens a second."""
     done = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results = done.get("variants", {}) if done.get("seconds") == seconds else {}
-    for name, overrides in VARIANTS.items():
+
+    def keep() -> None:
+        write_json(RESULTS, {"seconds": seconds, "commit": git_state()["commit"], "variants": results})
+
+    for name, overrides in VARIANTS.items():  # speeds first, close together: only they depend on the machine
         if name not in results:
-            results[name] = _train(name, overrides, seconds)
-            write_json(RESULTS, {"seconds": seconds, "commit": git_state()["commit"], "variants": results})
+            probe = _pretrain(name, "probe", PROBE_STEPS * _batch(overrides), overrides)
+            results[name] = {"rate": _rate(probe)}
+            keep()
+    for name, overrides in VARIANTS.items():
         shown = results[name]
+        if "held_out_loss" not in shown:
+            tokens = int(shown["rate"] * seconds) // _batch(overrides) * _batch(overrides)
+            series = _pretrain(name, "run", tokens, overrides)
+            shown |= {"tokens": tokens, "held_out_loss": series["eval/loss"][-1][1]}
+            keep()
         print(f"{name:<24}{shown['held_out_loss']:.4f} {shown['tokens'] / 1e6:6.2f}M tokens {shown['rate']:8,.0f}/s")
     return results
 
 
-def _train(name: str, overrides: list[str], seconds: float) -> dict[str, float]:
-    """A short run for the speed, then the run whose length follows from it."""
-    batch = next((int(o.split("=")[1]) for o in overrides if o.startswith("pretrain.batch_tokens")), 4096)
-    folder = FOLDER / name.replace(" ", "_").replace(",", "")
-    probe = _pretrain(folder / "probe", PROBE_STEPS * batch, overrides)
-    tokens = int(_rate(probe) * seconds) // batch * batch
-    series = _pretrain(folder / "run", tokens, overrides)
-    return {
-        "held_out_loss": series["eval/loss"][-1][1],
-        "tokens": tokens,
-        "rate": _rate(series),
-        "seconds": sum(value for _, value in series["time/step_s"]),
-    }
+def _batch(overrides: list[str]) -> int:
+    """Tokens of a step."""
+    return next((int(o.split("=")[1]) for o in overrides if o.startswith("pretrain.batch_tokens")), 4096)
 
 
-def _pretrain(folder: Path, tokens: int, overrides: list[str]) -> dict[str, list[tuple[int, float]]]:
+def _pretrain(name: str, part: str, tokens: int, overrides: list[str]) -> dict[str, list[tuple[int, float]]]:
+    """Train a variant in a folder of its own; a run cut short goes on. -> its metrics."""
+    folder = FOLDER / name.replace(" ", "_").replace(",", "") / part
     command = [sys.executable, "-m", "infra.cli", "pretrain", f"run.dir={folder}", f"pretrain.tokens={tokens}"]
     subprocess.run([*command, "tracking.uri=", *overrides], check=True, stderr=subprocess.DEVNULL)
     return read_metrics(folder)
