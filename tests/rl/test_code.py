@@ -289,7 +289,7 @@ def test_functional_rows_need_a_name_and_json():
 def test_bad_rows_are_named_with_file_and_line(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text("\n".join([json.dumps(STDIN), "{", json.dumps(STDIN), json.dumps(FUNCTIONAL)]))
-    with pytest.raises(ConfigError, match=r"2 of 4 rows.*test.jsonl:2 is no JSON.*test.jsonl:3 has the id"):
+    with pytest.raises(ConfigError, match=r"2 of 4 rows.*test.jsonl:2: is no JSON.*test.jsonl:3: has the id"):
         problems(path).test_questions(1)
     assert len(problems(path, bad_share=0.5).test_questions(2)) == 2
 
