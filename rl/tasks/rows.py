@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from infra.errors import ConfigError
 from training.data import rows as files
@@ -23,7 +22,7 @@ class Row:
 
 
 def read_rows(
-    source: str, rows: Iterator[tuple[str, Any]], parse: Callable[[dict], Row], *, bad_share: float
+    source: str, rows: Iterator[tuple[str, dict | BadRow]], parse: Callable[[dict], Row], *, bad_share: float
 ) -> list[Row]:
     """The rows as questions. rows: (where, row or what is wrong with it), as training/data/rows.py gives them.
 

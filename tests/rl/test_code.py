@@ -23,9 +23,9 @@ from rl.tasks.mix import Mix, build_task
 from rl.tasks.problem_rows import parse_problem
 from rl.tasks.problems import Problems
 from rl.tasks.programs import as_function, program_of
-from rl.tasks.rows import BadRow
 from rl.types import Completion, Group, Question
 from tests.sandbox import LIMITS
+from training.data.rows import BadRow
 
 CFG = CodeConfig(sandbox=LIMITS)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import ConfigError, R1Error
+from infra.errors import R1Error
 from infra.progress import say
 from training.data import rows
 from training.data.decontaminate import decontaminate

@@ -1,4 +1,4 @@
-"""Rows of JSONL and Parquet files, each with where it stands; the unusable ones are named and counted. Without torch."""
+"""Rows of JSONL and Parquet files, each with where it stands; unusable ones are named and counted. Without torch."""
 
 import json
 import os
