@@ -33,7 +33,7 @@ ACCEPTS = {
 }
 "Whose models a stage starts from (R1 §2.3, §2.4); one from elsewhere is taken on trust."
 NOT_TOLD = ("checkpoint", "data", "pairs", "zero", "helpful", "harmless", "save_every", "evaluate_every")
-NOT_TOLD += ("micro_batch_tokens", "rollout_rows")
+NOT_TOLD += ("micro_batch_tokens", "rollout_rows", "max_bad")
 "Settings that name a parent, which is told apart, or that change no result."
 
 
