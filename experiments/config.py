@@ -27,7 +27,7 @@ from rl.config import RLConfig
 from rl.dpo_config import DPOConfig
 from rl.evaluate import EvaluateConfig
 from rl.long2short import Long2ShortConfig
-from rl.objective_config import ObjectiveName
+from rl.objective_config import AdvantageKind, ObjectiveConfig, ObjectiveName
 from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
 from rl.rlaif_config import RLAIFConfig
@@ -182,14 +182,17 @@ def _sets_stage(item: str) -> bool:
     return group == "experiment" and path.exists() and "override /stage:" in path.read_text()
 
 
-def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made: bool = True) -> Config:
+def compose(
+    command: str, given: Sequence[str] = (), *, ready: bool = True, made: bool = True, data: bool = True
+) -> Config:
     """The settings of a command under `key=value` overrides, judged.
 
     The network's shape is that of the folder that the command starts from, where it starts from one; model=hf:x starts
     from a Hugging Face folder or a model's name on the Hub. ready: whether what the command cannot do without has to be
-    given. made: whether that folder is there; else its shape is taken to be the one that is set. Settings of the
-    command's own section may be typed without it: `nproc=2`. Raises ConfigError for an unknown key, group option or
-    type, and for values that cannot work.
+    given. made: whether that folder is there; else its shape is taken to be the one that is set. data: whether the file
+    that it reads is there, which an earlier job of a chain may have to write. Settings of the command's own section may
+    be typed without it: `nproc=2`. Raises ConfigError for an unknown key, group option or type, and for values that
+    cannot work.
     """
     from hydra import compose as hydra_compose
     from omegaconf import OmegaConf, open_dict
@@ -229,7 +232,7 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             what = "set to read; r1 rejection makes one" if needed == "sft.data" else "model to start from"
             example = "runs/rejection/data.parquet" if needed == "sft.data" else "experiments/base"
             raise ConfigError(needed, "", f"there is no {what}", f"set {needed}={example}")
-    if ready and command == "dpo" and not Path(judged.dpo.data).is_file():
+    if ready and data and command == "dpo" and not Path(judged.dpo.data).is_file():
         problem = "is not there" if judged.dpo.data else "there are no preference pairs"
         raise ConfigError(
             "dpo.data", judged.dpo.data, problem, "give a JSONL or Parquet file of prompt, chosen, rejected"
@@ -321,19 +324,32 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def refuse_other_run(cfg: Config, folder: Path) -> None:
     """Raise ConfigError where the folder holds a run of other settings, whose results would pass for these.
 
-    Another seed, network, corpus, task, reward or sampling; in a finished run, any setting of its stages.
+    Another seed, network, corpus, task, reward or sampling; in a finished run, any setting of its stages. What an
+    earlier version had no setting for was as the default is now.
     """
     import yaml
 
     path = Path(folder) / "config.yaml"
     old = (yaml.safe_load(path.read_text()) or {}) if path.exists() else {}
     finished = any((path.parent / name).exists() for name in ("model/config.json", "summary.json"))
-    before, now = _flat(old), _flat(to_dict(cfg))
-    for key in [key for key in now if key in before]:
+    before, now = (_settled(_flat(settings)) for settings in (old, to_dict(cfg)))
+    default = _settled(_flat(to_dict(Config()))) if before else now
+    for key, value in now.items():
         decides = key.startswith(_DECIDE_ALWAYS) or (finished and key.startswith(_DECIDE_RESULT))
-        if decides and key not in _DECIDE_NEVER and before[key] != now[key]:
-            problem = f"the run in {folder} has {before[key]}"
-            raise ConfigError(key, now[key], problem, "set that, or another run.dir")
+        if not decides or key in _DECIDE_NEVER or before.get(key, default.get(key, value)) == value:
+            continue
+        if key in before:
+            raise ConfigError(key, value, f"the run in {folder} has {before[key]}", "set that, or another run.dir")
+        problem = f"the run in {folder} is of a version that knew no such setting"
+        raise ConfigError(key, value, problem, "leave it out, or set another run.dir")
+
+
+def _settled(flat: dict[str, Any]) -> dict[str, Any]:
+    """With what rl.advantage=auto stands for, which runs of before it was there have in its place."""
+    if flat.get("rl.advantage") != AdvantageKind.auto.name:
+        return flat
+    objective = ObjectiveName[flat["rl.objective.name"]]
+    return flat | {"rl.advantage": ObjectiveConfig(name=objective).own_advantage.name}
 
 
 def save_config(cfg: Config, folder: Path, *, refuse: bool = True) -> Path:

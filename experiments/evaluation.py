@@ -1,19 +1,27 @@
 """`r1 evaluate`: tasks asked one by one, thinking budgets where they are wanted; table, JSON, Parquet, figure."""
 
+import hashlib
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments import lineage
 from experiments.checks import ANSWER_TOKENS
-from experiments.config import Config
+from experiments.config import Config, to_dict
 from experiments.figures import draw_budgets
 from experiments.summary import as_summary, budgets_table, evaluation_table, intervals, tasks_table, write_json
 from infra.errors import ConfigError
 from modeling.tokenizer import Tokenizer
 from rl.evaluate import Evaluation, Suite, evaluate_budgets, evaluate_tasks, together, write_answers
+from rl.evaluate_kept import Kept
 from rl.rollout.engine import RolloutEngine
 from rl.tasks.base import Task, at_most
 from rl.tasks.mix import build_tasks, suite
-from training import parallel
+from training import checkpoint, parallel
+
+SO_FAR = "answers_so_far"
+"Where answers are until the evaluation is done."
 
 
 @dataclass(slots=True)
@@ -47,17 +55,31 @@ class Report:
 def run(cfg: Config, engine: RolloutEngine, tokenizer: Tokenizer, folder: Path) -> Report:
     """Ask all that cfg wants and write it into `folder`; every rank calls it.
 
-    evaluation.json, answers.parquet, and with budgets budgets/answers_<budget>.parquet, budget.json and budget.png.
+    evaluation.json, answers.parquet, and with budgets budgets/answers_<budget>.parquet, budget.json and budget.png. One
+    cut short goes on, by the same command, with the answers that it has.
     """
     wanted = cfg.task if cfg.evaluate.suite is Suite.task else suite(cfg.task, cfg.evaluate.suite.name)
     tasks = build_tasks(wanted, tokenizer)
     _check_room(cfg, tasks, tokenizer)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
-    found = evaluate_tasks(engine, tasks, cfg.reward, **ask)
-    budgets = evaluate_budgets(engine, tokenizer, tasks, cfg.reward, found, cfg.evaluate.budget)
+    kept = Kept(folder / SO_FAR / parallel.broadcast_object(_identity(cfg) if parallel.is_main() else None))
+    found = evaluate_tasks(engine, tasks, cfg.reward, **ask, kept=kept)
+    budgets = evaluate_budgets(engine, tokenizer, tasks, cfg.reward, found, cfg.evaluate.budget, kept)
     report = Report(found, together(found), budgets)
-    parallel.on_main(lambda: _write(report, tokenizer, folder))
+
+    def write() -> None:
+        _write(report, tokenizer, folder)
+        shutil.rmtree(folder / SO_FAR)
+
+    parallel.on_main(write)
     return report
+
+
+def _identity(cfg: Config) -> str:
+    """A name for what decides the answers to a question: the weights, and how they are drawn."""
+    model = lineage.fingerprint(checkpoint.resolve(Path(cfg.evaluate.checkpoint)))
+    decides = [model, to_dict(cfg.sampling), cfg.evaluate.samples, cfg.model.modules.name]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _check_room(cfg: Config, tasks: list[Task], tokenizer: Tokenizer) -> None:

@@ -27,10 +27,13 @@ ACCEPTS = {
     "sft": ("pretrain", "cold_start", "distill"),
     "all_scenarios": ("sft",),
     "distill": ("pretrain",),
+    "long2short": (
+        *("pretrain", "zero", "ppo", "dpo", "cold_start", "reasoning", "sft", "all_scenarios", "distill", "long2short"),
+    ),
 }
 "Whose models a stage starts from (R1 §2.3, §2.4); one from elsewhere is taken on trust."
-NOT_TOLD = ("checkpoint", "data", "zero", "helpful", "harmless", "save_every", "evaluate_every")
-NOT_TOLD += ("micro_batch_tokens", "rollout_rows")
+NOT_TOLD = ("checkpoint", "data", "pairs", "zero", "helpful", "harmless", "save_every", "evaluate_every")
+NOT_TOLD += ("micro_batch_tokens", "rollout_rows", "max_bad")
 "Settings that name a parent, which is told apart, or that change no result."
 
 

@@ -12,6 +12,7 @@ from rl.rollout.local import LocalEngine
 from rl.stages import reward_model as reward_model_module
 from rl.tasks.mix import build_task
 from training import parallel
+from training.data.chat import file_hash
 
 
 def reward_model(cfg: Config) -> None:
@@ -26,12 +27,14 @@ def reward_model(cfg: Config) -> None:
 
 def reward_model_stage(cfg: Config, folder: Path) -> Path:
     """Train a reward model in `folder`; -> the model's folder. Done already: nothing is trained again."""
+    pairs = Path(cfg.reward_model.pairs)
     origin = lineage.born(
         "reward_model",
         folder,
         seed=cfg.run.seed,
         settings={"reward_model": to_dict(cfg.reward_model)},
         parents=(lineage.of(Path(cfg.reward_model.checkpoint)),),
+        data={pairs.name: file_hash(pairs)} if pairs.is_file() else {},
     )
     with stages.stage_run(cfg, "reward_model", folder, origin) as (done, tracker, config):
         if done:

@@ -56,3 +56,12 @@ NEEDED = {
 "The settings that a command cannot do without."
 FILES = {"dpo": "dpo.data"}
 "The setting that names the file which a command reads."
+MODELS = ("pretrain", "zero", "ppo", "dpo", "cold_start", "reasoning", "sft", "all_scenarios", "distill", "long2short")
+"Commands whose run.dir is then a model that others start from."
+SETS = {
+    "sft": ("sft.data", "rejection", "data.parquet"),
+    "distill": ("sft.data", "rejection", "data.parquet"),
+    "dpo": ("dpo.data", "rlaif", "pairs.jsonl"),
+    "reward_model": ("reward_model.pairs", "rlaif", "pairs.jsonl"),
+}
+"The setting that names the set a command reads, the command that makes such a set, and its file in that one's run.dir."

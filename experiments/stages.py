@@ -27,6 +27,7 @@ from rl.stages import zero as zero_module
 from rl.tasks.mix import build_task
 from training import checkpoint, parallel
 from training import pretrain as pretrain_module
+from training.data.chat import file_hash
 from training.data.corpus import corpus_hash
 from training.whole import build_whole
 
@@ -131,9 +132,19 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
         return model
 
 
-def dpo_stage(cfg: Config, base: Path, folder: Path) -> Path:
+def dpo_stage(cfg: Config, base: Path, folder: Path, *, stage: str = "dpo") -> Path:
     """DPO from `base` in `folder` on cfg.dpo.data; -> the model's folder. Done already: nothing is trained again."""
-    with stage_run(cfg, "dpo", folder) as (done, tracker, config):
+    data = Path(cfg.dpo.data)
+    made_by = lineage.read(data)
+    origin = lineage.born(
+        stage,
+        folder,
+        seed=cfg.run.seed,
+        settings={"dpo": to_dict(cfg.dpo)},
+        parents=(lineage.of(base), *((made_by,) if made_by else ())),
+        data={data.name: file_hash(data)} if data.is_file() else {},
+    )
+    with stage_run(cfg, stage, folder, origin) as (done, tracker, config):
         if done:
             return folder / "model"
         return dpo_module.run(

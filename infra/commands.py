@@ -140,7 +140,7 @@ COMMANDS = {
     "long2short": Command(
         about="Kimi k1.5's long2short: from a model that thinks long to one that thinks short.",
         function="experiments.long2short:run",
-        sections=("scale", "run", "long2short", *_RL, "parallel", "tracking"),
+        sections=("scale", "run", "long2short", "sft", "dpo", *_RL, *_PLACE),
         ranks=True,
         writes=True,
         trains=True,

@@ -9,6 +9,13 @@ from typing import Any
 
 from infra.errors import R1Error
 
+_ERROR_BYTES = 1 << 16
+"Read of a refusal; its first line is shown."
+
+
+class _TooLarge(Exception):
+    """An answer of more bytes than a client takes."""
+
 
 class Client:
     """Asks again where there was no connection, no JSON, an error of the server, or too many requests."""
@@ -23,11 +30,12 @@ class Client:
         first_pause_s: float = 0.5,
         headers: dict[str, str] | None = None,
         proxies: bool = False,
+        max_bytes: int = 1 << 30,
     ) -> None:
         """who and remedy: the server's name and what to do, for the error. proxies: whether the environment's are used;
-        a proxy meant for the internet knows no cluster's addresses."""
+        a proxy meant for the internet knows no cluster's addresses. max_bytes: of an answer; more are not read."""
         self.url, self.retries, self.first_pause_s = url.rstrip("/"), retries, first_pause_s
-        self.who, self.remedy, self.headers = who, remedy, headers or {}
+        self.who, self.remedy, self.headers, self.max_bytes = who, remedy, headers or {}, max_bytes
         self._open = (urllib.request.build_opener() if proxies else direct()).open
 
     def post(self, path: str, body: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
@@ -43,12 +51,15 @@ class Client:
         for attempt in range(self.retries + 1):
             try:
                 with self._open(request, timeout=timeout_s) as response:
-                    text = _read(response, timeout_s)
+                    text = _read(response, timeout_s, self.max_bytes)
                 return json.loads(text) if text else None
             except urllib.error.HTTPError as error:
-                problem = f"status {error.code}: {_first_line(error.read())}"
+                problem = f"status {error.code}: {_first_line(error.read(_ERROR_BYTES))}"
                 if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
                     raise R1Error(f"{self.who} refuses {request.full_url}: {problem}") from error
+            except _TooLarge as error:  # nor would the next attempt's be smaller
+                problem = f"an answer of more than {self.max_bytes} bytes"
+                raise R1Error(f"{self.who} gives {request.full_url} {problem}; {self.remedy}") from error
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", None) or error or type(error).__name__)
             except (ValueError, RecursionError):
@@ -60,11 +71,14 @@ class Client:
         )
 
 
-def _read(response: http.client.HTTPResponse, timeout_s: float) -> bytes:
+def _read(response: http.client.HTTPResponse, timeout_s: float, max_bytes: int) -> bytes:
     """The whole body. A server that drips is not waited for longer than one that is silent: TimeoutError."""
-    deadline, parts = time.monotonic() + timeout_s, []
+    deadline, parts, size = time.monotonic() + timeout_s, [], 0
     while part := response.read1(1 << 20):
         parts.append(part)
+        size += len(part)
+        if size > max_bytes:
+            raise _TooLarge
         if time.monotonic() > deadline:
             raise TimeoutError("timed out while it answered")
     return b"".join(parts)

@@ -32,7 +32,8 @@ class LaunchConfig:
     where: Launcher = Launcher.local
     "local (this machine, in the foreground) or slurm; launch=slurm also takes the usual settings of GPU nodes."
     stages: list[str] = field(default_factory=lambda: ["pretrain"])
-    "Commands to run, each when the one before has ended well, on its model: [pretrain,zero,evaluate]."
+    """Commands to run, each when the one before has ended well, on its model: [pretrain,zero,evaluate]. With an
+    experiment of its own: [pretrain@v3_pretrain,pretrain@v3_extend_32k]."""
     seeds: list[int] = field(default_factory=list)
     "Run everything once for each of these seeds, in run.dir/seed_<n>; on SLURM as a job array."
     nodes: int = 1
@@ -84,11 +85,12 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         for stage in self.stages:
-            if stage not in STAGES:
+            if stage.partition("@")[0] not in STAGES:
                 raise ConfigError("launch.stages", stage, "is no stage", f"choose from {', '.join(STAGES)}")
         if not self.stages:
             raise ConfigError("launch.stages", "[]", "there is nothing to run", "set launch.stages=[pretrain]")
-        for key, values in (("stages", self.stages), ("seeds", self.seeds)):
+        names = [stage.partition("@")[2] or stage for stage in self.stages]
+        for key, values in (("stages", names), ("seeds", self.seeds)):
             twice = [value for value in values if values.count(value) > 1]
             if twice:
                 raise ConfigError(f"launch.{key}", twice[0], "is there twice", "name each once")

@@ -37,8 +37,8 @@ def cut_thinking(text: str, budget: int, tokenizer: Tokenizer) -> tuple[str, int
     return before + OPEN + kept + FORCED, min(budget, len(tokens))
 
 
-def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], budget: int) -> list[Group]:
-    """The groups as they are with at most `budget` thinking tokens; unscored. Every rank calls it."""
+def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], budget: int) -> list[list[Completion]]:
+    """[group][answer] as they are with at most `budget` thinking tokens; unscored. Every rank calls it."""
     cuts = [[cut_thinking(c.text, budget, tokenizer) for c in group.completions] for group in groups]
     asked = [
         Question(f"{group.question.id}/budget{budget}/{g}", group.question.task, _continued(group, cut[0]), "")
@@ -53,7 +53,7 @@ def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], 
             completion if cut is None else _joined(*cut, next(written)[0], tokenizer)
             for completion, cut in zip(group.completions, row, strict=True)
         ]
-        out.append(Group(question=group.question, completions=answers))
+        out.append(answers)
     return out
 
 

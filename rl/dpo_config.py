@@ -15,6 +15,8 @@ class DPOConfig:
     "The model to start from, and the reference: a run, a checkpoint or a Hugging Face folder."
     data: str = ""
     "JSONL or Parquet file of {prompt, chosen, rejected}: a prompt as the model reads it, and two responses to it."
+    max_bad: float = 0.01
+    "Share of the file's rows that may be unusable (no answer, no JSON, an id twice); above it nothing is trained."
     held_out: float = 0.1
     "Share of the prompts, chosen by hash, whose pairs are only evaluated on; 0 for none."
     epochs: float = 1.0
@@ -51,5 +53,7 @@ class DPOConfig:
                 raise ConfigError(f"dpo.{key}", getattr(self, key), "nothing would be learned", "set it above 0")
         if not 0 <= self.held_out < 1:
             raise ConfigError("dpo.held_out", self.held_out, "is a share", "set it from 0 to below 1")
+        if not 0 <= self.max_bad < 1:
+            raise ConfigError("dpo.max_bad", self.max_bad, "is a share", "set it from 0 to below 1")
         if self.nll_coef < 0:
             raise ConfigError("dpo.nll_coef", self.nll_coef, "would unlearn the chosen answers", "set 0 for none")

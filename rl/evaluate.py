@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from rl.types import Completion, Group
 
 if TYPE_CHECKING:
     from modeling.tokenizer import Tokenizer
+    from rl.evaluate_kept import Kept
     from rl.rollout.engine import RolloutEngine
 
 ANSWERS_AT_A_TIME = 1024
@@ -140,9 +142,18 @@ def evaluate(engine: RolloutEngine, task: Task, reward: RewardConfig, *, questio
 
 
 def evaluate_tasks(
-    engine: RolloutEngine, tasks: list[Task], reward: RewardConfig, *, questions: int, samples: int
+    engine: RolloutEngine,
+    tasks: list[Task],
+    reward: RewardConfig,
+    *,
+    questions: int,
+    samples: int,
+    kept: Kept | None = None,
 ) -> dict[str, Evaluation]:
-    """Each task by itself, in order: up to `questions` held-out questions of each, `samples` answers to each."""
+    """Each task by itself, in order: up to `questions` held-out questions of each, `samples` answers to each.
+
+    kept: where answers are put as they come, and taken from when they are there already.
+    """
     asked = {task.name: at_most(task, questions) for task in tasks}
     found = {}
     with Progress("evaluate", total=samples * sum(map(len, asked.values())), unit="answers") as progress:
@@ -151,7 +162,8 @@ def evaluate_tasks(
             few = max(1, ANSWERS_AT_A_TIME // samples)
             for start in range(0, len(asked[task.name]), few):
                 part = asked[task.name][start : start + few]
-                answers = engine.generate(part, samples, step=-1)
+                ask = partial(engine.generate, part, samples, step=-1)
+                answers = kept.answers(f"{task.name}_{start:06d}", part, ask) if kept else ask()
                 groups += [Group(question=q, completions=c) for q, c in zip(part, answers, strict=True)]
                 progress.advance(len(part) * samples)
             score_groups(groups, task, reward)
@@ -166,6 +178,7 @@ def evaluate_budgets(
     reward: RewardConfig,
     free: dict[str, Evaluation],
     budgets: list[int],
+    kept: Kept | None = None,
 ) -> dict[int, dict[str, Evaluation]]:
     """budget -> task -> the answers of `free`, made by evaluate_tasks, with their thinking cut at the budget."""
     found: dict[int, dict[str, Evaluation]] = {}
@@ -173,7 +186,11 @@ def evaluate_budgets(
         for budget in budgets:
             found[budget] = {}
             for task in tasks:
-                groups = at_budget(engine, tokenizer, free[task.name].groups, budget)
+                groups = free[task.name].groups
+                ask = partial(at_budget, engine, tokenizer, groups, budget)
+                asked = [group.question for group in groups]
+                answers = kept.answers(f"{task.name}_budget{budget}", asked, ask) if kept else ask()
+                groups = [Group(question=q, completions=c) for q, c in zip(asked, answers, strict=True)]
                 score_groups(groups, task, reward)
                 found[budget][task.name] = summarise(groups)
                 progress.advance(1)

@@ -21,7 +21,7 @@ class Long2ShortConfig:
     """From a model that thinks long to one that thinks short."""
 
     method: Long2ShortMethod = Long2ShortMethod.merge
-    "merge (average the weights with a short model's), rejection (shortest right samples, for SFT), dpo (pairs) or rl."
+    "merge (average the weights with a short model's), rejection (SFT on shortest right ones), dpo or rl."
     checkpoint: str = ""
     "The model that thinks long: a run, a checkpoint or a Hugging Face folder."
     short: str = ""

@@ -7,7 +7,11 @@ from rl.types import Completion, Group
 
 
 def rollout_metrics(groups: list[Group]) -> dict[str, float]:
-    """Means over all answers of a step; a length over an empty set (no right answer, say) is left out, never 0."""
+    """Means over all answers of a step; a length over an empty set (no right answer, say) is left out, never 0.
+
+    Accuracy is that of questions which rules alone judge, where there are such; of general ones it is told apart, so
+    that their coming in (R1 §2.3.4: the last part of the steps) does not look like forgetting.
+    """
     answers = [c for g in groups for c in g.completions]
     right = [c for c in answers if c.breakdown["accuracy"] == 1.0]
     wrong = [c for c in answers if c.breakdown["accuracy"] != 1.0]
@@ -20,6 +24,11 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
         "rl/truncated_frac": _mean([not c.stopped for c in answers]),
         "rl/reflection_rate": _mean([reflects(c.text) for c in answers]),
     }
+    general = [c for g in groups if g.question.meta.get("general") for c in g.completions]
+    if general:
+        metrics["rl/reward/general_accuracy"] = _mean([c.breakdown["accuracy"] for c in general])
+        by_rules = [c for g in groups if not g.question.meta.get("general") for c in g.completions]
+        metrics["rl/reward/accuracy"] = _mean([c.breakdown["accuracy"] for c in by_rules or general])
     for part in ("length", "repetition"):  # where they are rewarded
         if part in answers[0].breakdown:
             metrics[f"rl/reward/{part}"] = _mean([c.breakdown[part] for c in answers])

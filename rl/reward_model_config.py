@@ -23,6 +23,8 @@ class RewardModelConfig:
     "The language model to start from: a run, a checkpoint or a Hugging Face folder."
     pairs: str = ""
     'JSONL or Parquet of {"prompt", "chosen", "rejected"}; empty: made pairs, of helpfulness for summary, else harm.'
+    max_bad: float = 0.01
+    "Share of the file's rows that may be unusable (no answer, no JSON, an id twice); above it nothing is trained."
     made_pairs: int = 4000
     "How many pairs are made where no file is given."
     reads: Reads = Reads.summary
@@ -54,6 +56,8 @@ class RewardModelConfig:
                 raise ConfigError(f"reward_model.{key}", getattr(self, key), "nothing would be learnt", "set 1 or more")
         if not 0 < self.held_out < 1:
             raise ConfigError("reward_model.held_out", self.held_out, "is a share of the prompts", "set 0.1")
+        if not 0 <= self.max_bad < 1:
+            raise ConfigError("reward_model.max_bad", self.max_bad, "is a share", "set it from 0 to below 1")
         if self.schedule.mtp_lambda or self.schedule.mtp_lambda_late:
             problem = "a reward model predicts no tokens"
             raise ConfigError("reward_model.schedule.mtp_lambda", self.schedule.mtp_lambda, problem, "set both to 0")

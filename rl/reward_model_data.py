@@ -46,16 +46,19 @@ def encode_pairs(tokenizer: Tokenizer, pairs: list[Pair], reads: Reads, limit: i
     """Each pair's rows. Raises ConfigError where one is too long for the model, or both read the same."""
     prompts = [pair.prompt for pair in pairs]
     sides = [[read_part(getattr(pair, name), reads) for pair in pairs] for name in ("chosen", "rejected")]
-    same = next((i for i, (one, other) in enumerate(zip(*sides, strict=True)) if one == other), None)
-    if same is not None:
-        problem = f"pair {same + 1} differs in nothing that is read: {sides[0][same][:60]!r}"
+    same = [i for i, (one, other) in enumerate(zip(*sides, strict=True)) if one == other]
+    if same:
+        first = f"the first is pair {same[0] + 1}: {sides[0][same[0]][:60]!r}"
+        problem = f"{len(same)} of {len(pairs)} pairs differ in nothing that is read; {first}"
         remedy = "leave such pairs out, or set reward_model.reads=response"
         raise ConfigError("reward_model.reads", reads.name, problem, remedy)
     encoded = [encode(tokenizer, prompts, side, limit + 1) for side in sides]
     rows = [PairRows(*both) for both in zip(*encoded, strict=True)]
-    longest = max(rows, key=lambda row: row.length)
-    if longest.length > limit:
-        problem = f"pair {rows.index(longest) + 1} has more than {limit} tokens (model.max_position_embeddings)"
+    long = [i for i, row in enumerate(rows) if row.length > limit]
+    if long:
+        problem = (
+            f"{len(long)} have more than {limit} tokens (model.max_position_embeddings), the first is {long[0] + 1}"
+        )
         raise ConfigError("reward_model.pairs", f"{len(rows)} pairs", problem, "leave long pairs out")
     return rows
 

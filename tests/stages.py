@@ -124,7 +124,13 @@ def run_zero(
 
 
 def run_dpo(
-    base: str, folder: str, die_after: int | None = None, settings: dict[str, Any] | None = None, *, pairs: int = 16
+    base: str,
+    folder: str,
+    die_after: int | None = None,
+    settings: dict[str, Any] | None = None,
+    layout: dict[str, int] | None = None,
+    *,
+    pairs: int = 16,
 ) -> str:
     """Two epochs of `pairs` pairs, 4 a step: a short sum preferred to a wrong one."""
     data = Path(base).parent / f"pairs_{pairs}.jsonl"
@@ -135,11 +141,12 @@ def run_dpo(
         ]
         data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = dict(data=str(data), epochs=2, pairs_per_step=4, optimizer=OptimizerConfig(lr=3e-3), save_every=2)
+    parallel_cfg = ParallelConfig(**(layout or {}))
 
     def stage(out: Path, log: Log) -> Path:
         return dpo.run(
             Path(base),
-            parallel_cfg=ParallelConfig(),
+            parallel_cfg=parallel_cfg,
             task_cfg=TaskConfig(),
             reward=RewardConfig(),
             sampling=SamplingConfig(max_response_tokens=24),
@@ -151,7 +158,7 @@ def run_dpo(
             config={},
         )
 
-    return _in_folder(folder, die_after, stage)
+    return _in_folder(folder, die_after, stage, parallel_cfg)
 
 
 def run_sft(base: str, folder: str, data: str, die_after: int | None = None, sft_: dict[str, Any] | None = None) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from experiments import overrides
 from experiments.config import GROUPS, Config, compose, refuse_other_run
-from experiments.reads import FILES, FOLDERS
+from experiments.lineage import ACCEPTS
+from experiments.reads import FOLDERS, MODELS, SETS
 from infra import ranks
 from infra.errors import ConfigError
 from infra.files import read_json
@@ -29,12 +30,14 @@ class Job:
 
     stage: str
     "The command: r1 <stage>."
+    name: str
+    "What tells it from the others: its experiment where it has one of its own, else the stage."
     args: tuple[str, ...]
     "Its settings; SEED stands for the seed."
     run_dir: str
     "Its folder, absolute; SEED stands for the seed."
     after: str | None
-    "The stage that has to end well before it."
+    "The name of the job that has to end well before it."
     run_id: str
     "What MLflow will know the run by (tag run_id), with SEED for the seed; empty for a stage that is no run."
     folders: tuple[str, ...]
@@ -63,8 +66,9 @@ def words(text: str) -> str:
 def chain(cfg: Config, given: Sequence[str]) -> list[Job]:
     """The jobs of launch.stages in their order, every one judged as its command will judge it.
 
-    cfg: settings of `r1 launch`; given: the same as typed. Several stages get a folder each, run.dir/<stage>; a stage
-    starts from the model of the one before. Raises ConfigError, also where a folder holds another run.
+    cfg: settings of `r1 launch`; given: the same as typed. Several stages get a folder each, run.dir/<name>; a stage
+    starts from the newest model that is made before it, and that it takes (R1 §2.3: the base for an SFT), and reads the
+    newest set. Raises ConfigError, also where a folder holds another run.
     """
     root = Path(cfg.run.dir).resolve()
     seeds = cfg.launch.seeds or [cfg.run.seed]
@@ -72,10 +76,14 @@ def chain(cfg: Config, given: Sequence[str]) -> list[Job]:
     if cfg.launch.seeds:
         passed = [item for item in passed if not item.startswith("run.seed=")]
     jobs: list[Job] = []
-    for stage in cfg.launch.stages:
+    for entry in cfg.launch.stages:
+        stage, _, experiment = entry.partition("@")
+        name = experiment or stage
         folder = str(root / f"seed_{SEED}" if cfg.launch.seeds else root)
-        folder += f"/{stage}" if len(cfg.launch.stages) > 1 else ""
-        args = [*passed, f"run.dir={folder}", f"parallel.nproc={processes(cfg)}"]
+        folder += f"/{name}" if len(cfg.launch.stages) > 1 else ""
+        own = [item for item in passed if not (experiment and item.startswith("experiment="))]
+        own += [f"experiment={experiment}"] if experiment else []
+        args = [*own, f"run.dir={folder}", f"parallel.nproc={processes(cfg)}"]
         if cfg.launch.seeds:
             args.append(f"run.seed={SEED}")
         folders = [folder]
@@ -83,24 +91,26 @@ def chain(cfg: Config, given: Sequence[str]) -> list[Job]:
             uri = absolute_uri(cfg.tracking.uri)
             args.append(f"tracking.uri={uri}")
             folders += [str(Path(uri.removeprefix("sqlite:///")).parent)] if uri.startswith("sqlite:///") else []
-        made_by = next((job for job in reversed(jobs) if job.stage != "evaluate"), None)
-        base = _start(cfg, stage, made_by)
+        data, waits = _data(cfg, stage, jobs)
+        base = _start(cfg, stage, jobs)
         if base:
             args.append(f"{FOLDERS[stage]}={base}")
             folders.append(base)
-        if stage in FILES and (file := _set(cfg, FILES[stage])):
-            args.append(f"{FILES[stage]}={Path(file).resolve()}")
-            folders.append(str(Path(file).resolve().parent))
-        judged = [_judged(stage, args, seed, base, made_by) for seed in seeds]
+        if data:
+            args.append(f"{SETS[stage][0]}={data}")
+            folders.append(str(Path(data).parent))
+        made = [job.run_dir for job in jobs]
+        judged = [_judged(stage, args, seed, base if base in made else "", data if waits else "") for seed in seeds]
         for seed, one in zip(seeds, judged, strict=True):
             if stage != "evaluate":  # which only adds files
                 refuse_other_run(one, Path(folder.replace(SEED, str(seed))))
         jobs.append(
             Job(
                 stage=stage,
+                name=name,
                 args=tuple(args),
                 run_dir=folder,
-                after=jobs[-1].stage if jobs else None,
+                after=jobs[-1].name if jobs else None,
                 run_id=_run_id(folder, bool(cfg.launch.seeds)) if stage in _RUNS else "",
                 folders=tuple(folders),
                 cfg=judged[0],
@@ -128,18 +138,34 @@ def processes(cfg: Config) -> int:
 def _ours(item: str) -> bool:
     """Whether the setting is for the launcher, or set for each job anew."""
     key = item.partition("=")[0]
-    anew = ("run.dir", "tracking.uri", "parallel.nproc", *FOLDERS.values(), *FILES.values())
+    anew = ("run.dir", "tracking.uri", "parallel.nproc", *FOLDERS.values(), *(reads[0] for reads in SETS.values()))
     return key == "launch" or key.startswith("launch.") or key in anew
 
 
-def _start(cfg: Config, stage: str, made_by: Job | None) -> str:
-    """The folder of the model that the stage starts from, absolute where it is a folder; empty: from nothing."""
+def _start(cfg: Config, stage: str, jobs: Sequence[Job]) -> str:
+    """The folder of the model that the stage starts from, absolute where it is a folder; empty: from nothing.
+
+    Of several jobs the last whose model the stage takes. What is trained on a set of the chain starts from what was
+    given, if anything was: R1's SFT trains the base again, and not the model that wrote the set.
+    """
     if stage not in FOLDERS:
         return ""
-    if made_by is not None:
-        return made_by.run_dir
     given = _set(cfg, FOLDERS[stage])
+    takes = ACCEPTS.get(stage, MODELS)
+    made = next((job.run_dir for job in reversed(jobs) if job.stage in takes and job.stage in MODELS), "")
+    if made and not (given and stage in ("sft", "distill")):
+        return made
     return str(Path(given).resolve()) if given and Path(given).exists() else given
+
+
+def _data(cfg: Config, stage: str, jobs: Sequence[Job]) -> tuple[str, bool]:
+    """-> (the set that the stage reads, absolute; empty for none, whether a job of the chain makes it)."""
+    if stage not in SETS:
+        return "", False
+    key, maker, file = SETS[stage]
+    made = next((job.run_dir for job in reversed(jobs) if job.stage == maker), "")
+    given = _set(cfg, key)
+    return (f"{made}/{file}", True) if made else (str(Path(given).resolve()) if given else "", False)
 
 
 def _set(cfg: Config, key: str) -> str:
@@ -148,10 +174,10 @@ def _set(cfg: Config, key: str) -> str:
     return getattr(getattr(cfg, section), name)
 
 
-def _judged(stage: str, args: list[str], seed: int, base: str, made_by: Job | None) -> Config:
-    """The job's settings as it will see them; the base that an earlier job makes need not be there yet."""
-    made = made_by is None or Path(base.replace(SEED, str(seed))).exists()
-    return compose(stage, [arg.replace(SEED, str(seed)) for arg in args], made=made)
+def _judged(stage: str, args: list[str], seed: int, base: str, data: str) -> Config:
+    """The job's settings as it will see them; base and data: what earlier jobs make, which need not be there yet."""
+    made, written = (not path or Path(path.replace(SEED, str(seed))).exists() for path in (base, data))
+    return compose(stage, [arg.replace(SEED, str(seed)) for arg in args], made=made, data=written)
 
 
 def check_layout(cfg: Config, jobs: Sequence[Job]) -> int:

@@ -61,10 +61,10 @@ def _submit(cfg: Config, jobs: list[Job], number: int, given: Sequence[str]) -> 
             raise R1Error(f"NeMo-Run cannot be imported ({error}); run make setup") from None
         done = nemo.submit(cfg, jobs, code, folder, cfg.run.name or root.name)
     for job in jobs:
-        (done.folder / f"{job.stage}.yaml").write_text(_settings(job))
+        (done.folder / f"{job.name}.yaml").write_text(_settings(job))
     if launch.dry_run:
         for job in jobs:
-            script = done.script(job.stage)
+            script = done.script(job.name)
             print(f"# {script}\n{script.read_text()}")
         _show_settings(jobs)
         _show_plans(jobs, number)
@@ -144,9 +144,7 @@ def _record(cfg: Config, jobs: list[Job], code: Snapshot, given: Sequence[str], 
         save_before_s=cfg.launch.save_before_s,
         memory=cfg.launch.memory,
         jobs=[
-            JobRecord(
-                stage=job.stage, id=number, folder=str(folder / job.stage), run_dir=job.run_dir, run_id=job.run_id
-            )
+            JobRecord(stage=job.name, id=number, folder=str(folder / job.name), run_dir=job.run_dir, run_id=job.run_id)
             for job, number in zip(jobs, ids, strict=True)
         ],
     )

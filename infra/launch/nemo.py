@@ -49,13 +49,13 @@ class Submitted:
     """What became of the jobs."""
 
     folder: Path
-    "Where scripts and logs are; each job has a folder of its stage's name in it."
+    "Where scripts and logs are; each job has a folder of its name in it."
     ids: list[str]
     "SLURM's ids in the order of the jobs; none after a dry run."
 
-    def script(self, stage: str) -> Path:
+    def script(self, name: str) -> Path:
         """What sbatch gets."""
-        return self.folder / f"{stage}_sbatch.sh"
+        return self.folder / f"{name}_sbatch.sh"
 
 
 def submit(cfg: Config, jobs: list[Job], snapshot: Snapshot, folder: Path, name: str) -> Submitted:
@@ -76,10 +76,10 @@ def submit(cfg: Config, jobs: list[Job], snapshot: Snapshot, folder: Path, name:
     place = Path(experiment._exp_dir)
     with experiment:
         for job in jobs:
-            executor = _executor(cfg, job, snapshot, folder, place / job.stage, name)
+            executor = _executor(cfg, job, snapshot, folder, place / job.name, name)
             words = [_past_template(word) for word in job.shell()]
             script = run.Script(path="infra.cli", m=True, entrypoint=_python(cfg.launch), args=words)
-            experiment.add(script, executor=executor, name=job.stage, dependencies=[job.after] if job.after else None)
+            experiment.add(script, executor=executor, name=job.name, dependencies=[job.after] if job.after else None)
         if cfg.launch.dry_run:
             experiment.dryrun(log=False, delete_exp_dir=False)
             return Submitted(place, [])

@@ -20,6 +20,7 @@ class JobRecord:
     """One job of a launch."""
 
     stage: str
+    "Its name: the stage, or the experiment that is its own."
     id: str
     "SLURM's; of an array the whole's."
     folder: str

@@ -21,6 +21,8 @@ from rl.rewards.verdict import score_of, score_prompt
 from rl.types import Group
 from training import parallel
 
+MAX_ANSWER = 16 << 20
+"Bytes of an answer; a verdict has a few thousand, and a server that floods is not to fill the memory."
 _REMEDY = (
     "verdicts so far are kept: see whether the server lives and start the same command again, or set retries higher"
 )
@@ -134,6 +136,7 @@ class Server:
             first_pause_s=first_pause_s,
             headers=headers,
             proxies=True,
+            max_bytes=MAX_ANSWER,
         )
 
     def write(self, prompts: list[str], keep: Callable[[str, str], None]) -> None:

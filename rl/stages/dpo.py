@@ -60,7 +60,7 @@ def run(
     """
     base = checkpoint.resolve(base)
     model_cfg, tokenizer = replace(checkpoint.model_config(base, modules), fp8=fp8), Tokenizer.load(base)
-    pairs = read_pairs(Path(cfg.data), "dpo.data")
+    pairs = read_pairs(Path(cfg.data), "dpo.data", max_bad=cfg.max_bad)
     parts = split_pairs(pairs, cfg.held_out, "dpo.held_out") if cfg.held_out > 0 else (pairs, [])
     train, unseen = (tokenize(part, tokenizer, model_cfg.max_position_embeddings) if part else [] for part in parts)
     parallel.on_main(lambda: tokenizer.save(run_dir))  # a checkpoint of the run can be used alone

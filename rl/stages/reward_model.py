@@ -112,7 +112,7 @@ def finish(run_dir: Path) -> None:
 def pairs_of(cfg: RewardModelConfig, seed: int) -> list[Pair]:
     """The pairs of cfg.pairs, or made ones."""
     if cfg.pairs:
-        return read_pairs(Path(cfg.pairs), "reward_model.pairs")
+        return read_pairs(Path(cfg.pairs), "reward_model.pairs", max_bad=cfg.max_bad)
     kind = Preference.helpful if cfg.reads is Reads.summary else Preference.harmless
     return made_pairs(kind, cfg.made_pairs, seed=seed)
 

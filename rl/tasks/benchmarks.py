@@ -18,9 +18,9 @@ from rl.rewards.accuracy import answer_of
 from rl.tasks.base import Prompter, Template, for_training, shortage
 from rl.tasks.math import MAX_CHARACTERS, numbers_equal, shared_checker
 from rl.tasks.problem_rows import parse_problem
-from rl.tasks.rows import BadRow, Row, column, read_file, read_hub
+from rl.tasks.rows import Row, column, read_file, read_hub
 from rl.types import Question
-from training.data.rows import SUFFIXES
+from training.data.rows import SUFFIXES, BadRow
 from training.data.split import in_test_split
 
 

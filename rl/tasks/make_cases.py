@@ -16,7 +16,8 @@ from infra.progress import say
 from rl.sandbox.cases import CasesConfig, Filtered, filter_problem, generate_by_program
 from rl.sandbox.runner import Sandbox
 from rl.tasks.problem_rows import function_of
-from rl.tasks.rows import BadRow, Row, column, read_file
+from rl.tasks.rows import Row, column, read_file
+from training.data.rows import BadRow
 
 DROPPED = ".dropped"
 

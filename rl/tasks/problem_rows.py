@@ -11,7 +11,8 @@ import pickle
 import zlib
 from typing import Any
 
-from rl.tasks.rows import BadRow, Row, column
+from rl.tasks.rows import Row, column
+from training.data.rows import BadRow
 
 MAX_UNPACKED = 256 << 20
 "Bytes of a row's tests; more are refused, so that a packed file cannot fill the memory."

@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from infra.errors import ConfigError
-from infra.progress import say
 from training.data import rows as files
 from training.data.rows import BadRow
 
@@ -24,38 +22,19 @@ class Row:
 
 
 def read_rows(
-    source: str, rows: Iterator[tuple[str, Any]], parse: Callable[[dict], Row], *, bad_share: float
+    source: str, rows: Iterator[tuple[str, dict | BadRow]], parse: Callable[[dict], Row], *, bad_share: float
 ) -> list[Row]:
     """The rows as questions. rows: (where, row or what is wrong with it), as training/data/rows.py gives them.
 
     Left out, with a line that counts them and names the first: no JSON, no object, no question, no answer, an id seen
     before. Raises ConfigError where they are more than bad_share of all, and where nothing is left.
     """
-    good: list[Row] = []
-    bad: list[str] = []
-    seen: dict[str, str] = {}
-    for where, row in rows:
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            found = parse(row)
-            name = found.id or found.question
-            if name in seen:
-                raise BadRow(f"has the id of {seen[name]} ({_short(name)})")
-            seen[name] = where
-            good.append(found)
-        except BadRow as error:
-            bad.append(f"{where} {error}")
-    total = len(good) + len(bad)
-    named = "; ".join(bad[:3]) + (f"; {len(bad) - 3} more" if len(bad) > 3 else "")
-    if len(bad) > bad_share * total:
-        problem = f"{len(bad)} of {total} rows cannot be used: {named}"
-        raise ConfigError("task.path", source, problem, f"mend them, or set task.bad_rows={len(bad) / total:.2g}")
-    if not good:
-        raise ConfigError("task.path", source, "has no rows", "give a data set with questions and answers")
-    if bad:
-        say(f"{source}: {len(bad)} of {total} rows are left out: {named}")
-    return good
+
+    def named(row: dict) -> tuple[str, Row]:
+        found = parse(row)
+        return found.id or found.question, found
+
+    return files.usable(source, rows, named, key="task.path", share_key="task.bad_rows", bad_share=bad_share)
 
 
 def read_file(path: Path, parse: Callable[[dict], Row], *, bad_share: float) -> list[Row]:
@@ -94,7 +73,3 @@ def column(row: dict, *names: str) -> str:
         if isinstance(value, str | int | float) and not isinstance(value, bool) and str(value).strip():
             return str(value).strip()
     return ""
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "..."

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import CONF, Config, compose, group_options, save_config, to_dict
+from experiments.config import CONF, Config, compose, group_options, refuse_other_run, save_config, to_dict
 from experiments.reads import FILES
 from experiments.reads import NEEDED as NEEDED_KEYS
 from infra.cli import COMMANDS
@@ -181,6 +181,28 @@ def test_a_longer_run_goes_on_but_a_finished_one_is_not_relabelled(tmp_path: Pat
     save_config(compose("reproduce", ["rl.steps=100"]), tmp_path)
     with pytest.raises(ConfigError, match="rl.steps=200"):
         save_config(compose("reproduce", ["rl.steps=200"]), tmp_path)
+
+
+def test_a_finished_run_of_an_earlier_version_is_known_again_and_never_taken_for_another(tmp_path: Path) -> None:
+    """Before the objectives had names, rl.advantage=group_std was what auto is now."""
+    cfg = compose("reproduce")
+    old = to_dict(cfg)
+    old["rl"] |= {"advantage": "group_std", "objective": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}}
+    del old["rl"]["ppo"], old["long2short"]
+    old["rl"]["gone"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    (tmp_path / "summary.json").write_text("{}")
+    refuse_other_run(cfg, tmp_path)
+    for change, said in (
+        (
+            "rl.advantage=group_mean",
+            "rl.advantage=group_mean: the run in .* has group_std; set that, or another run",
+        ),
+        ("rl.objective.tau=2", "rl.objective.tau=2.0: .* a version that knew no such setting; leave it out, or"),
+        ("rl.objective.name=rloo", "rl.advantage=leave_one_out: the run in .* has group_std"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            refuse_other_run(compose("reproduce", [change]), tmp_path)
 
 
 def test_a_network_from_a_folder_is_trained_with_the_products_that_are_asked_for(folder: Path) -> None:

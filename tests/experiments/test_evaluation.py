@@ -71,6 +71,41 @@ def test_a_single_task_has_the_figures_of_before(tmp_path):
     assert "task " not in one.table()
 
 
+class Dies(FakeEngine):
+    """Is killed at its fourth call."""
+
+    calls = 0
+
+    def generate(self, questions, group_size, *, step):
+        self.calls += 1
+        if self.calls == 4:
+            raise KeyboardInterrupt
+        return super().generate(questions, group_size, step=step)
+
+
+def test_what_was_cut_short_asks_for_the_rest_and_finds_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("rl.evaluate.ANSWERS_AT_A_TIME", 4)
+    folder = tmp_path / "cut"
+    given = [BASE, f"run.dir={folder}", "questions=5", "k=2", "suite=general", "budget=[0,4,64]"]
+
+    def asked(engine: FakeEngine, *more: str) -> int:
+        evaluation.run(compose("evaluate", [*given, *more]), engine, ShortTemplates(), folder)
+        return len(engine.asked)
+
+    with pytest.raises(KeyboardInterrupt):
+        asked(Dies(think_then_say))
+    assert len(list(folder.rglob("*.parquet"))) == 3
+    with pytest.raises(KeyboardInterrupt):  # another model's or sampler's answers are not these
+        asked(Dies(think_then_say), "sampling.temperature=0.5")
+    assert len(list(folder.rglob("*.parquet"))) == 6
+    once = FakeEngine(think_then_say)
+    evaluation.run(compose("evaluate", given), once, ShortTemplates(), tmp_path / "once")
+    assert asked(FakeEngine(think_then_say)) == len(once.asked) - 5  # 2 + 2 + 1 questions are known
+    for name in ("evaluation.json", "budget.json", "answers.parquet"):
+        assert (folder / name).read_bytes() == (tmp_path / "once" / name).read_bytes()
+    assert not (folder / evaluation.SO_FAR).exists()
+
+
 @pytest.mark.parametrize(
     "given, message",
     [

@@ -165,9 +165,14 @@ def test_bad_rows_are_named_counted_and_refused(tmp_path, capsys):
     with pytest.raises(ConfigError) as error:
         BenchmarkTask("svamp", path=str(path)).test_questions(1)
     said = str(error.value)
-    for part in (f"task.path={path}: 6 of 22 rows", "test.jsonl:9 is no JSON", "test.jsonl:10 is no object", "3 more"):
+    for part in (
+        f"task.path={path}: 6 of 22 rows",
+        "test.jsonl:9: is no JSON",
+        "test.jsonl:10: is no object",
+        "3 more",
+    ):
         assert part in said, said
-    assert "test.jsonl:11 has the id of test.jsonl:4 (chal-3)" in said and said.endswith("set task.bad_rows=0.27")
+    assert "test.jsonl:11: has the id of test.jsonl:4 (chal-3)" in said and said.endswith("set task.bad_rows=0.27")
     task = BenchmarkTask("svamp", path=str(path), bad_share=0.3)
     assert len(at_most(task, 99)) == 16
     assert "6 of 22 rows are left out: test.jsonl:9" in capsys.readouterr().err
@@ -191,7 +196,7 @@ def test_what_a_row_lacks_is_said(tmp_path, name, row, why):
     path = tmp_path / "test.jsonl"
     text = row if isinstance(row, str) else json.dumps(row)
     path.write_bytes(text.encode(errors="surrogateescape") + b"\n")
-    with pytest.raises(ConfigError, match=f"1 of 1 rows cannot be used: test.jsonl:1 {why}"):
+    with pytest.raises(ConfigError, match=f"1 of 1 rows cannot be used: test.jsonl:1: {why}"):
         BenchmarkTask(name, path=str(path)).test_questions(1)
 
 

@@ -23,9 +23,9 @@ from rl.tasks.mix import Mix, build_task
 from rl.tasks.problem_rows import parse_problem
 from rl.tasks.problems import Problems
 from rl.tasks.programs import as_function, program_of
-from rl.tasks.rows import BadRow
 from rl.types import Completion, Group, Question
 from tests.sandbox import LIMITS
+from training.data.rows import BadRow
 
 CFG = CodeConfig(sandbox=LIMITS)
 
@@ -289,7 +289,7 @@ def test_functional_rows_need_a_name_and_json():
 def test_bad_rows_are_named_with_file_and_line(tmp_path):
     path = tmp_path / "test.jsonl"
     path.write_text("\n".join([json.dumps(STDIN), "{", json.dumps(STDIN), json.dumps(FUNCTIONAL)]))
-    with pytest.raises(ConfigError, match=r"2 of 4 rows.*test.jsonl:2 is no JSON.*test.jsonl:3 has the id"):
+    with pytest.raises(ConfigError, match=r"2 of 4 rows.*test.jsonl:2: is no JSON.*test.jsonl:3: has the id"):
         problems(path).test_questions(1)
     assert len(problems(path, bad_share=0.5).test_questions(2)) == 2
 

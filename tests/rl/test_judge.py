@@ -81,6 +81,18 @@ def test_a_judge_that_stays_down_stops_with_one_line_that_says_how_to_go_on(tmp_
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize(
+    "status, said", [(200, "an answer of more than 16777216 bytes"), (400, "refuses .* status 400: x")]
+)
+def test_a_judge_that_floods_is_read_to_a_limit_and_asked_once(tmp_path, status, said):
+    with FakeJudge(long_is_good, [None, (status, "x" * (18 << 20))]) as server:
+        with pytest.raises(R1Error, match=said) as raised:
+            judge(server.url, tmp_path, requests=1).ask(["good 1", "good 2"])
+        assert "\n" not in str(raised.value) and len(str(raised.value)) < 500 and len(server.bodies) == 2
+        assert len(judge(server.url, tmp_path).ask(["good 1", "good 2"])) == 2  # it goes on with what was said
+        assert len(server.bodies) == 3
+
+
 def test_nobody_at_the_address(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

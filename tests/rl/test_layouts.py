@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from modeling.tokenizer import Tokenizer
+from rl.objective_config import ObjectiveConfig, ObjectiveName
 from tests import gloo, stages
 from tests.training import tiny
 from training import checkpoint
@@ -76,3 +77,39 @@ def test_ranks_with_parts_answer_and_learn_as_one(layout, ranks, start, base, al
     assert out == str(tmp_path / "model") and Tokenizer.load(out).num_tokens == 300
     tiny.close(exported, exported_alone, 1e-4)
     assert any((policy[name] - reference[name]).abs().max() > 0 for name in reference if name in policy)
+
+
+CONTEXT = {"context": 2}
+WHOLE_ANSWERS = ("rloo", "reinforce", "mirror_descent")
+LOSS = ("train/loss", "train/grad_norm")
+SPLIT = {  # stage -> the metrics that have to agree
+    "rloo": (*LOSS, "rl/ratio", "rl/clip_frac", "rl/kl"),
+    "reinforce": (*LOSS, "rl/kl"),
+    "mirror_descent": (*LOSS, "rl/log_ratio", "rl/squared_log_ratio"),
+    "dpo": (*LOSS, "dpo/margin", "dpo/reward_chosen", "dpo/reward_rejected"),
+}
+
+
+def _objectives(base: str, folder: str, layout: dict[str, int]) -> None:
+    """A step of two updates by each objective that sums over whole answers, and two steps of DPO."""
+    for name in WHOLE_ANSWERS:
+        kl = 0.0 if name == "mirror_descent" else 0.01
+        objective = ObjectiveConfig(name=ObjectiveName[name], kl_coef=kl)
+        stages.run_zero(base, f"{folder}/{name}", None, ONE | {"objective": objective}, layout)
+    own = {"epochs": 0.5, "held_out": 0.1, "optimizer": ONE["optimizer"]}
+    stages.run_dpo(base, f"{folder}/dpo", None, own, layout, pairs=16)
+
+
+def test_sums_over_answers_are_whole_where_context_ranks_share_each_row(base, tmp_path):
+    start, folders = str(base / "model"), (tmp_path / "one", tmp_path / "two")
+    gloo.run(_objectives, start, str(folders[0]), {}, ranks=1)
+    gloo.run(_objectives, start, str(folders[1]), CONTEXT, ranks=2)
+    for name, metrics in SPLIT.items():
+        one, two = (stages.metrics(folder / name, *metrics) for folder in folders)
+        assert one.keys() == two.keys() and any(one[1])
+        for step in one:
+            assert two[step] == pytest.approx(one[step], rel=1e-3, abs=1e-6), (name, step)
+        models = (load_file(folder / name / "model" / "model.safetensors") for folder in folders)
+        tiny.close(*models, 1e-3)
+    told = [stages.metrics(folder / "dpo", "eval/dpo/loss", "eval/dpo/accuracy") for folder in folders]
+    assert told[1] == {step: pytest.approx(values, rel=1e-3) for step, values in told[0].items()}

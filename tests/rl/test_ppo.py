@@ -84,8 +84,10 @@ def test_memory_by_part_is_told_once(whole):
     assert gradients == pytest.approx(policy + critic, rel=0.05)
 
 
-def test_two_ranks_do_what_one_does(base, whole, tmp_path):
-    gloo.run(stages.run_zero, base, str(tmp_path), None, PPO | dict(steps=1), ranks=2)
+@pytest.mark.parametrize("layout", [{}, {"pipeline": 2}], ids=["data", "pipeline"])
+def test_two_ranks_do_what_one_does(layout, base, whole, tmp_path):
+    """Pipeline: policy and value model have a layer on each rank; the values come from the last one."""
+    gloo.run(stages.run_zero, base, str(tmp_path), None, PPO | dict(steps=1), layout, ranks=2)
     one, two = (stages.metrics(folder, *NAMES)[1] for folder in (whole, tmp_path))
     assert two[:4] == pytest.approx(one[:4], rel=1e-3) and two[5] == pytest.approx(one[5])
 

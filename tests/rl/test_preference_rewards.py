@@ -108,6 +108,16 @@ def test_group_rewards_see_the_group_and_the_rules_and_may_not_apply():
     assert metrics["rl/reward/length"] == 0.0 and metrics["rl/reward/accuracy"] == pytest.approx(2 / 3)
 
 
+def test_general_questions_do_not_lower_the_accuracy_of_reasoning():
+    """1 of 2 reasoning answers is right, 0 of 4 general ones."""
+    general = Question("g", "says", "", "", {"general": True})
+    groups = [Group(QUESTION, [completion("right"), completion("x")]), Group(general, [completion("x")] * 4)]
+    score_groups(groups, Says(), RewardConfig())
+    told = [rollout_metrics(some) for some in (groups, groups[:1], groups[1:])]
+    assert [one["rl/reward/accuracy"] for one in told] == [0.5, 0.5, 0.0]
+    assert [one.get("rl/reward/general_accuracy") for one in told] == [0.0, None, 0.0]
+
+
 @pytest.mark.parametrize("key", ["language", "helpful_weight", "harmless_weight", "judge_weight"])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(key, value):

@@ -106,7 +106,7 @@ GOOD = {"prompt": "a", "response": "b"}
         ({"prompt": "a", "response": "  "}, "data.jsonl:2: has no response"),
         ({"prompt": "a", "response": {"x": 1}}, "data.jsonl:2: has no response"),
         ({"response": "b"}, "data.jsonl:2: has no prompt"),
-        ({**GOOD, "id": "q1"}, "data.jsonl:2: id q1 is there already"),
+        ({**GOOD, "id": "q1"}, "data.jsonl:2: has the id of data.jsonl:1"),
     ],
 )
 def test_an_unusable_row_is_named_and_refused_over_the_share(bad, problem, tmp_path, capsys):

@@ -37,15 +37,19 @@ def vars_of(pair: Pair) -> dict[str, str]:
         (json.dumps({"prompt": "p", "chosen": "a"}), "has no text under rejected"),
         (json.dumps({**GOOD, "prompt": " "}), "has an empty prompt"),
         (json.dumps({**GOOD, "rejected": "a"}), "the same answer twice"),
+        (json.dumps({**GOOD, "id": "7"}), r"has the id of pairs.jsonl:1 \(7\)"),
         (json.dumps({**GOOD, "chosen": [{"role": "assistant", "content": "a"}]}), "has no text under chosen"),
     ],
 )
-def test_a_broken_row_is_refused_with_file_and_line(tmp_path, line, said):
+def test_a_broken_row_is_named_by_file_and_line_counted_and_refused_over_the_share(tmp_path, capsys, line, said):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f"{json.dumps(GOOD)}\n\n{line}\n")
+    path.write_text(f"{json.dumps({**GOOD, 'id': 7})}\n\n{line}\n{json.dumps(GOOD)}\n")
     with pytest.raises(ConfigError, match=said) as raised:
-        read_pairs(path, "reward_model.pairs")
-    assert str(raised.value).startswith(f"reward_model.pairs={path}:3: ")
+        read_pairs(path, "reward_model.pairs", max_bad=0.3)
+    assert str(raised.value).startswith(f"reward_model.pairs={path}: 1 of 3 rows cannot be used: pairs.jsonl:3: ")
+    assert str(raised.value).endswith("set reward_model.max_bad=0.33")
+    assert read_pairs(path, max_bad=0.34) == [Pair("p", "a", "b")] * 2
+    assert "1 of 3 rows are left out: pairs.jsonl:3: " in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -61,10 +65,10 @@ def test_an_empty_or_missing_set_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_pairs(tmp_path / "none.jsonl")
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(ConfigError, match="holds no pairs"):
+    with pytest.raises(ConfigError, match="has no rows"):
         read_pairs(tmp_path / "empty.jsonl")
     pd.DataFrame({"prompt": [], "chosen": [], "rejected": []}).to_parquet(tmp_path / "empty.parquet")
-    with pytest.raises(ConfigError, match="holds no pairs"):
+    with pytest.raises(ConfigError, match="has no rows"):
         read_pairs(tmp_path / "empty.parquet")
     with pytest.raises(ConfigError, match="none is held out|none is to train on"):
         split_pairs([Pair("p", "a", "b")], 0.5)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra.errors import ConfigError, R1Error
+from infra.errors import R1Error
 from infra.progress import say
 from training.data import rows
 from training.data.decontaminate import decontaminate
@@ -40,37 +40,21 @@ class Conversation:
 
 
 def read(path: Path, *, max_bad: float = 0.0) -> list[Conversation]:
-    """The file's conversations; unusable rows are left out and counted, the first of them named.
+    """The file's conversations; unusable rows, or an id twice, are left out and counted, the first of them named.
 
     Raises ConfigError where the file cannot be read, where more than max_bad of its rows are unusable, or all are.
     """
-    good: list[Conversation] = []
-    bad: list[str] = []
-    ids: set[str] = set()
-    for where, row in rows.read(path, "sft.data"):
-        problem = str(row) if isinstance(row, BadRow) else _problem(row, ids)
-        if problem:
-            bad.append(f"{where}: {problem}")
-            continue
-        fields = {key: row[key] for key in ("prompt", "response", "question", "id") if row.get(key)}
-        good.append(Conversation(**{key: str(value) for key, value in fields.items()}))
-        ids.add(good[-1].id)
-    if bad and (not good or len(bad) > max_bad * (len(bad) + len(good))):
-        problem = f"{len(bad)} of {len(bad) + len(good)} rows cannot be used, the first at {bad[0]}"
-        raise ConfigError("sft.data", path, problem, "mend the file, or set sft.max_bad to the share you accept")
-    if not good:
-        raise ConfigError("sft.data", path, "has no rows", "give a file of prompt and response")
-    if bad:
-        _say(f"{path}: {len(bad)} of {len(bad) + len(good)} rows are left out, the first at {bad[0]}")
-    return good
+    found = rows.read(path, "sft.data")
+    return rows.usable(path, found, _parse, key="sft.data", share_key="sft.max_bad", bad_share=max_bad)
 
 
-def _problem(row: dict[str, Any], ids: set[str]) -> str:
-    """What makes a row unusable; empty for nothing."""
+def _parse(row: dict[str, Any]) -> tuple[str, Conversation]:
+    """-> (the row's id, the conversation). Raises BadRow for a row without a prompt or a response."""
     for key in ("prompt", "response"):
         if not isinstance(row.get(key), str) or not row[key].strip():
-            return f"has no {key}"
-    return f"id {row['id']} is there already" if row.get("id") and str(row["id"]) in ids else ""
+            raise BadRow(f"has no {key}")
+    fields = {key: str(row[key]) for key in ("prompt", "response", "question", "id") if row.get(key)}
+    return fields.get("id", ""), Conversation(**fields)
 
 
 def write(path: Path, table: Sequence[dict[str, Any]]) -> Path:

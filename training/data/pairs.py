@@ -30,32 +30,25 @@ class Pair:
     "The worse one."
 
 
-def read_pairs(path: Path, key: str = "pairs") -> list[Pair]:
-    """All pairs of a JSONL or Parquet file; further columns are not read.
+def read_pairs(path: Path, key: str = "pairs", *, max_bad: float = 0.0) -> list[Pair]:
+    """The pairs of a JSONL or Parquet file; of further columns only an id is read, which no two rows may share.
 
-    Raises ConfigError under the setting `key` for a file that is not there, is empty, or has a row (its line is named)
-    that is no JSON object, lacks a text, or whose two answers are the same.
+    Rows that are no JSON object, lack a text, or whose two answers are the same are left out and counted, the first of
+    them named. Raises ConfigError under the setting `key` for a file that is not there or has no pairs, and where more
+    than max_bad of its rows (the setting max_bad of the same section) are unusable.
     """
-    path, pairs = Path(path), []
-    for where, row in rows.read(path, key):
-        problem = str(row) if isinstance(row, BadRow) else _problem(row)
-        if problem:
-            fields = '{"prompt": ..., "chosen": ..., "rejected": ...}'
-            raise ConfigError(key, path.with_name(where), problem, f"mend the row: {fields}, two different answers")
-        pairs.append(Pair(*(row[name] for name in _FIELDS)))
-    if not pairs:
-        raise ConfigError(key, path, "holds no pairs", "give a file with at least two prompts")
-    return pairs
+    share = f"{key.rpartition('.')[0]}.max_bad".lstrip(".")
+    return rows.usable(path, rows.read(path, key), _parse, key=key, share_key=share, bad_share=max_bad)
 
 
 def write_pairs(path: Path, pairs: Iterable[Pair], extras: Iterable[dict[str, Any]] | None = None) -> Path:
     """JSONL, whole or not at all. extras: further columns of each pair."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.tmp")
-    rows = [asdict(pair) for pair in pairs]
-    for row, more in zip(rows, extras or ({} for _ in rows), strict=True):
+    table = [asdict(pair) for pair in pairs]
+    for row, more in zip(table, extras or ({} for _ in table), strict=True):
         row |= more
-    scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    scratch.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table), encoding="utf-8")
     os.replace(scratch, path)
     return path
 
@@ -80,11 +73,13 @@ def _fraction(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8]) / 2**64
 
 
-def _problem(row: dict[str, Any]) -> str:
-    """What is wrong with a row; empty where nothing is."""
+def _parse(row: dict[str, Any]) -> tuple[str, Pair]:
+    """-> (the row's id, the pair). Raises BadRow for what is wrong with it."""
     for name in _FIELDS:
         if not isinstance(row.get(name), str):
-            return f"has no text under {name}"
+            raise BadRow(f"has no text under {name}")
         if not row[name].strip():
-            return f"has an empty {name}"
-    return "has the same answer twice" if row["chosen"] == row["rejected"] else ""
+            raise BadRow(f"has an empty {name}")
+    if row["chosen"] == row["rejected"]:
+        raise BadRow("has the same answer twice")
+    return str(row.get("id") or ""), Pair(*(row[name] for name in _FIELDS))
