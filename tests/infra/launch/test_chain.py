@@ -45,6 +45,16 @@ def test_a_chain_of_r1_hands_on_models_and_sets(tmp_path: Path) -> None:
     assert all("sft.data" not in job for job in (cold, reasoning, rejection, everything))
 
 
+def test_a_student_keeps_the_start_of_its_own_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.stored.from_hub", lambda key, name: Path("experiments/base").resolve())
+    stages = "stages=[pretrain,rejection,distill@distill_qwen_7b]"
+    with pytest.raises(ConfigError, match="rl.checkpoint=: there is no model to start from"):
+        jobs(tmp_path, stages)  # a base is no model to sample from
+    *_, student = jobs(tmp_path, stages.replace("pretrain,", "pretrain,zero,"), "parallel.tensor=1")
+    assert "sft.checkpoint" not in settings(student) and student.cfg.sft.checkpoint.endswith("experiments/base")
+    assert settings(student)["sft.data"] == f"{tmp_path}/run/rejection/data.parquet"
+
+
 def test_pairs_of_a_judge_are_handed_on_and_the_model_that_answered_is_trained(tmp_path: Path) -> None:
     judge = ["rlaif.judge.url=http://10.0.0.1/v1", "rlaif.judge.model=m", "tracking.uri="]
     found = jobs(tmp_path, "stages=[pretrain,zero,rlaif,dpo,reward_model]", *judge)
