@@ -91,8 +91,9 @@ def chain(cfg: Config, given: Sequence[str]) -> list[Job]:
             uri = absolute_uri(cfg.tracking.uri)
             args.append(f"tracking.uri={uri}")
             folders += [str(Path(uri.removeprefix("sqlite:///")).parent)] if uri.startswith("sqlite:///") else []
-        data, waits = _data(cfg, stage, jobs)
-        base = _start(cfg, stage, jobs)
+        asked = compose(stage, own, ready=False) if experiment else cfg
+        data, waits = _data(asked, stage, jobs)
+        base = _start(asked, stage, jobs)
         if base:
             args.append(f"{FOLDERS[stage]}={base}")
             folders.append(base)
@@ -155,6 +156,8 @@ def _start(cfg: Config, stage: str, jobs: Sequence[Job]) -> str:
     made = next((job.run_dir for job in reversed(jobs) if job.stage in takes and job.stage in MODELS), "")
     if made and not (given and stage in ("sft", "distill")):
         return made
+    if given.startswith("hf:"):  # an experiment's own, which the job reads there
+        return ""
     return str(Path(given).resolve()) if given and Path(given).exists() else given
 
 
