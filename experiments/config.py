@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from agents.config import AgentsConfig, DatagenConfig
 from experiments import checks, overrides, stored
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
@@ -152,6 +153,10 @@ class Config:
     "Models from elsewhere and for elsewhere."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
+    agents: AgentsConfig = field(default_factory=AgentsConfig)
+    "Agents over a served model."
+    datagen: DatagenConfig = field(default_factory=DatagenConfig)
+    "Test data made by a served model."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     "Jobs; launch=local|slurm takes the usual settings of a place."
 
@@ -243,6 +248,8 @@ def compose(command: str, given: Sequence[str] = (), *, ready: bool = True, made
             judged.long2short.check(judged.reward.length, judged.sampling.max_response_tokens)
         if command == "cold_start":
             judged.cold_start.check()
+        if command in ("agents", "datagen"):
+            getattr(judged, command).check()
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 

@@ -127,7 +127,7 @@ def shut_in(limits: dict[str, int]) -> None:
 
 
 def standard_input(text: str | None) -> None:
-    """What the program reads on descriptor 0: a file in memory, so that no one has to feed it; None: what it was given."""
+    """What it reads on descriptor 0: a file in memory, so that no one has to feed it; None: what it was given."""
     if text is not None:
         descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
         with os.fdopen(descriptor, "wb", closefd=False) as file:

@@ -123,7 +123,7 @@ class Session:
         job_file, nowhere = os.memfd_create("job"), os.open(os.devnull, os.O_WRONLY)
         their_input, self._input = os.pipe()
         self._report, their_report = os.pipe()
-        self._cell, self._lines, self._part = cell, [], b""
+        self._cell, self._lines, self._part, self._room = cell, [], b"", SAYS
         with os.fdopen(job_file, "wb", closefd=False) as file:
             file.write(json.dumps(job).encode())
         os.lseek(job_file, 0, os.SEEK_SET)
