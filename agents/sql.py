@@ -16,7 +16,8 @@ from training.data import facts
 
 YEARS = (2021, 2022, 2023)
 FUNCTIONS = frozenset(
-    "abs avg coalesce count ifnull length like lower max min nullif round sign substr substring sum total trim upper".split()
+    "abs avg coalesce count ifnull length like lower max min nullif round sign substr substring sum total trim "
+    "upper".split()
 )
 "Functions that cost no more than the rows they read: printf and zeroblob make gigabytes of nothing."
 LIMITS = {
