@@ -21,7 +21,8 @@ def clean(text: str, characters: int = DATA_CHARACTERS) -> str:
 def as_data(text: str, source: str, characters: int = DATA_CHARACTERS) -> str:
     """The text as a prompt may hold it. No tag in it survives: not the fence's end, not a template's `<|user|>`."""
     fenced = clean(text, characters).replace("<", "&lt;")
-    return f'<data source="{re.sub(r"[^\\w./ #-]", "_", source)[:100]}">\n{fenced}\n</data>'
+    name = re.sub(r"[^\w./ #-]", "_", source)[:100]
+    return f'<data source="{name}">\n{fenced}\n</data>'
 
 
 def visible(reply: str) -> str:

@@ -74,7 +74,10 @@ def query(path: Path, text: str, *, max_rows: int = 20, seconds: float = 2.0) ->
     """Run one SELECT. Raises ToolError for anything else, for a mistake in it, and at the time limit."""
     if not isinstance(text, str):
         raise ToolError("SQL is a text")
-    connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+    try:
+        connection = sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True, isolation_level=None)
+    except sqlite3.Error as error:
+        raise ToolError(f"SQL refused: {error}") from None
     try:
         connection.execute("PRAGMA query_only = 1")
         connection.execute("PRAGMA temp_store = 2")  # in memory: a sort writes no file, either

@@ -12,7 +12,7 @@ from agents.config import EndpointConfig
 
 
 class Scripted:
-    """says(body) or the next of a list is the answer: a text, or (status, text). The last of a list is said for ever."""
+    """says(body), or the next of a list whose last is said for ever, is the answer: a text, or (status, text)."""
 
     def __init__(self, says: Callable[[dict], Any] | Iterable[Any], usage: Any = None) -> None:
         self.bodies: list[dict] = []
