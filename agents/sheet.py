@@ -35,7 +35,7 @@ class Sample:
 def write(path: Path, samples: list[Sample]) -> None:
     """The sheet, whole or not at all."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, quoting=csv.QUOTE_ALL)
     writer.writerow(COLUMNS)
     writer.writerows([quoted(getattr(sample, name)) for name in COLUMNS] for sample in samples)
     write_text(path, text.getvalue())
