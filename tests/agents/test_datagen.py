@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import datagen, samples, sheet
@@ -98,6 +98,7 @@ def test_the_same_in_other_words_is_no_new_sample():
     assert seen.add("!!") and not seen.add("!!") and seen.add("??")
 
 
+@settings(max_examples=30)
 @given(st.text())
 def test_any_reply_is_read_or_said_to_be_wrong(reply):
     found, problems = samples.read(reply, FORM)
@@ -121,6 +122,7 @@ def test_no_cell_is_a_formula(tmp_path, start):
     assert sheet.read(path)[0].query == query
 
 
+@settings(max_examples=50)
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=20), min_size=1, max_size=5))
 def test_a_sheet_is_read_as_it_was_written(tmp_path_factory, queries):
     path = tmp_path_factory.mktemp("sheet") / "review.csv"

@@ -1,6 +1,7 @@
 """The LangGraph supervisor and its specialists, by LangChain's own client; then the whole command."""
 
 import json
+import re
 import sqlite3
 import sys
 from pathlib import Path
@@ -115,9 +116,7 @@ def test_the_command_scores_every_kind_and_goes_on_after_a_limit(tmp_path, capsy
         found = [line for line in text.splitlines() if "What is" in line and "*" in line]
         if not found:
             return "The same as before."
-        a, b, c = (
-            int(word.strip("?")) for word in found[-1].split("What is ")[1].split("?")[0].split() if word[0].isdigit()
-        )
+        a, b, c = map(int, re.search(r"What is (\d+) \* (\d+) \+ (\d+)\?", found[-1]).groups())
         if "final_answer" in text:
             return f"<code>\nfinal_answer({a} * {b} + {c})\n</code>"
         if "You lead specialists" in text:
