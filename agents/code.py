@@ -5,7 +5,7 @@ from typing import Any
 
 from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig
-from agents.endpoint import Endpoint, tokens_of
+from agents.endpoint import UNREADABLE, Endpoint, tokens_of
 from agents.extra import need
 from agents.hostile import RULE, as_data, clean
 from infra.errors import R1Error
@@ -122,7 +122,7 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
     try:
         result = agent.run(question)
     except smolagents.AgentGenerationError as error:
-        if isinstance(error.__cause__, openai.OpenAIError):
+        if isinstance(error.__cause__, (openai.OpenAIError, *UNREADABLE)):
             raise R1Error(f"the endpoint does not answer an agent: {clean(str(error.__cause__), 200)}") from error
         if isinstance(error.__cause__, R1Error):
             raise error.__cause__ from None

@@ -12,6 +12,8 @@ from agents.hostile import visible
 from infra.errors import ConfigError, R1Error
 from infra.http_client import Client
 
+UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"What the clients of others raise where a server's answer has not OpenAI's form."
 REMEDY = "see whether the server lives and url= is its address up to /v1"
 
 

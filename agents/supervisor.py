@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypedDict
 from agents import sql
 from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig
-from agents.endpoint import Endpoint, tokens_of
+from agents.endpoint import UNREADABLE, Endpoint, tokens_of
 from agents.extra import need
 from agents.hostile import RULE, as_data, clean, json_in, visible
 from agents.retrieval import Index
@@ -158,7 +158,7 @@ def asker(endpoint: Endpoint, budget: Budget) -> tuple[Callable[[str, str], str]
             timeout_s = call.timeout_s / (endpoint.cfg.retries + 1)
             try:
                 said = llm.invoke(messages, max_tokens=call.max_tokens, timeout=timeout_s)
-            except openai.OpenAIError as error:
+            except (openai.OpenAIError, *UNREADABLE) as error:
                 raise R1Error(f"the endpoint does not answer an agent: {clean(str(error), 200)}") from error
             text = said.content if isinstance(said.content, str) else ""
             call.tokens = tokens_of(said.usage_metadata, [{"content": rule + prompt}], text)

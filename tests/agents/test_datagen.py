@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +163,26 @@ def test_a_sheet_that_cannot_be_used_is_named(tmp_path, text, match):
         path.write_text(text)
     with pytest.raises(R1Error, match=match):
         sheet.export(path, Export.tests)
+
+
+def test_the_command_line_takes_a_task_with_any_signs_in_it(tmp_path):
+    """task is a group of settings elsewhere, and = , { } are signs of Hydra's grammar."""
+
+    def r1(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "infra.cli", "datagen", *args]
+        env = os.environ | {"PYTHONPATH": str(Path(datagen.__file__).parents[1])}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+
+    with Scripted(["i", "r", items(0, 1)]) as server:
+        done = r1("task=is {it} = a, joke? ${x}", "labels=[yes,no]", f"url={server.url}", "n=2", "near=0.9")
+        assert done.returncode == 0, done.stderr
+        assert "Task: is {it} = a, joke? ${x}" in server.prompts()[0]
+    refused = r1("review=runs/datagen/review.csv", "export=few_shot")
+    assert refused.returncode == 2 and "no sample is accepted" in refused.stderr and refused.stderr.count("\n") == 1
+    sheet.decide(tmp_path / "runs/datagen/review.csv", "s0002", "accept")
+    assert r1("review=runs/datagen/review.csv", "export=few_shot").returncode == 0
+    assert (tmp_path / "runs/datagen/review.few_shot.txt").read_text().startswith("Query: brick")
+    assert r1("n=3").stderr.startswith("task=")
 
 
 def test_settings_that_cannot_work_are_refused():
