@@ -7,9 +7,15 @@ from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig
 from agents.endpoint import UNREADABLE, Endpoint, tokens_of
 from agents.extra import need
-from agents.hostile import RULE, as_data, clean
+from agents.hostile import RULE, SHORT_RULE, as_data, clean
 from infra.errors import R1Error
 from rl.sandbox.session import Session, SessionConfig, ToolError
+
+SHORT = (
+    "Reply with Python in <code></code>. Functions: {% for tool in tools.values() %}{{ tool.name }} {% endfor %}."
+    f" {SHORT_RULE}"
+)
+"In place of smolagents' system prompt, which has 9,000 characters."
 
 
 class SandboxExecutor:
@@ -115,6 +121,7 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
         model=model,
         executor=executor,
         max_steps=cfg.steps,
+        prompt_templates=_short(smolagents) if cfg.short else None,
         instructions=f"{RULE} Give the answer alone to final_answer, without words around it.",
         verbosity_level=smolagents.LogLevel.OFF,
         return_full_result=True,
@@ -123,7 +130,7 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
         result = agent.run(question)
     except smolagents.AgentGenerationError as error:
         if isinstance(error.__cause__, (openai.OpenAIError, *UNREADABLE)):
-            raise R1Error(f"the endpoint does not answer an agent: {clean(str(error.__cause__), 200)}") from error
+            raise endpoint.told(error.__cause__) from error
         if isinstance(error.__cause__, R1Error):
             raise error.__cause__ from None
         raise
@@ -133,3 +140,9 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
     if result.state != "success":
         raise LimitReached(f"the limit of {cfg.steps} steps is reached; set steps higher")
     return str(result.output)
+
+
+def _short(smolagents: Any) -> dict[str, Any]:
+    """Prompt templates of a few words. What asks for a last answer has to be there, too."""
+    last = {"pre_messages": "Answer.", "post_messages": "{{task}}"}
+    return {**smolagents.agents.EMPTY_PROMPT_TEMPLATES, "system_prompt": SHORT, "final_answer": last}

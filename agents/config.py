@@ -99,6 +99,8 @@ class AgentsConfig:
     "Turns that an agent may take: cells of code, specialists asked, drafts made better."
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     "Of one question."
+    short: bool = False
+    "Prompts of a few words, for a model of a few hundred tokens, as the tiny ones are; agents do worse by them."
     session: SessionConfig = field(default_factory=SessionConfig)
     "Of one question's code, which runs in the sandbox."
 

@@ -1,4 +1,4 @@
-"""What research and retrieval read: the made-up world's facts (training/data/facts.py), and this README by sections."""
+"""What research and retrieval read: the made-up world's facts (training/data/facts.py), this README by paragraphs."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Passage:
 
 
 def passages() -> list[Passage]:
-    """One for each country, one for each section of the README where that is there."""
+    """One for each country, one for each paragraph of the README where that is there."""
     told: dict[str, list[str]] = {}
     for fact in facts.facts():
         told.setdefault(fact[0], []).append(facts.statement(*fact))
@@ -27,5 +27,6 @@ def passages() -> list[Passage]:
     if README.is_file():
         for section in re.split(r"^## ", README.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
             title, _, text = section.partition("\n")
-            found.append(Passage(f"README.md#{title.strip()}", text.strip()))
+            paragraphs = [paragraph.strip() for paragraph in text.split("\n\n")]
+            found += [Passage(f"README.md#{title.strip()}", paragraph) for paragraph in paragraphs if paragraph]
     return found

@@ -8,13 +8,21 @@ from urllib.parse import urlsplit
 
 from agents.budget import Budget
 from agents.config import EndpointConfig
-from agents.hostile import visible
+from agents.hostile import clean, visible
 from infra.errors import ConfigError, R1Error
-from infra.http_client import Client
+from infra.http_client import Client, Refused
 
 UNREADABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 "What the clients of others raise where a server's answer has not OpenAI's form."
 REMEDY = "see whether the server lives and url= is its address up to /v1"
+
+
+REFUSED = (400, 413, 422)
+"Of a request for what it asks, mostly for its length: the next question may pass."
+
+
+class RequestRefused(R1Error):
+    """The server cannot answer this request."""
 
 
 class Endpoint:
@@ -40,13 +48,19 @@ class Endpoint:
         self.model = cfg.model or self._first_model()
 
     def chat(self, messages: Sequence[dict[str, str]], budget: Budget) -> str:
-        """What the model says. Raises LimitReached before a call that is not paid for, R1Error where none succeeds."""
+        """What the model says. Raises LimitReached before a call that is not paid for, R1Error where none succeeds,
+        RequestRefused among them."""
         body = {"model": self.model, "messages": list(messages), "temperature": self.cfg.temperature}
         with budget.call(self.cfg.max_tokens, self.cfg.timeout_s) as call:
             body["max_tokens"] = call.max_tokens
             # a server that is silent at each attempt takes no longer than the one that is waited for
             timeout_s = call.timeout_s / (self.cfg.retries + 1)
-            answer = self.client.post("/chat/completions", body, timeout_s=timeout_s)
+            try:
+                answer = self.client.post("/chat/completions", body, timeout_s=timeout_s)
+            except Refused as error:
+                if error.status not in REFUSED:
+                    raise
+                raise RequestRefused(str(error)) from error
             try:
                 text = answer["choices"][0]["message"]["content"] or ""
             except (KeyError, IndexError, TypeError):
@@ -60,6 +74,12 @@ class Endpoint:
         """One question; -> the answer without its thinking."""
         system = [{"role": "system", "content": rule}] if rule else []
         return visible(self.chat([*system, {"role": "user", "content": prompt}], budget))
+
+    def told(self, error: Exception) -> R1Error:
+        """What went wrong in the client of a library, in a line."""
+        refused = getattr(error, "status_code", None) in REFUSED
+        said = f"the endpoint {'refuses' if refused else 'does not answer'} an agent: {clean(str(error), 200)}"
+        return RequestRefused(said) if refused else R1Error(f"{said}; {REMEDY}")
 
     def openai_client(self) -> dict[str, Any]:
         """Settings of the openai package's client, which smolagents and LangChain use: this server, past no proxy."""

@@ -8,9 +8,9 @@ from agents import code, patterns, sql, supervisor
 from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig, Kind
 from agents.corpus import passages
-from agents.endpoint import Endpoint
+from agents.endpoint import Endpoint, RequestRefused
 from agents.extra import need
-from agents.hostile import RULE
+from agents.hostile import RULE, SHORT_RULE
 from agents.questions import Question, Sort, is_right, questions
 from agents.retrieval import Index
 from infra.files import write_json
@@ -35,7 +35,7 @@ class Result:
     "The model's words; empty where a limit came first."
     right: bool
     stopped: str
-    "The limit that ended it; empty: none."
+    "The limit that ended it, or why the server refused a request, as one too long; empty: nothing."
     calls: int
     tokens: int
     seconds: float
@@ -74,12 +74,12 @@ def run(cfg: AgentsConfig, folder: Path) -> int:
 
 
 def one(kind: Kind, question: Question, endpoint: Endpoint, cfg: AgentsConfig, world: World) -> Result:
-    """One question under a budget of its own; an agent that meets a limit has not answered."""
+    """One question under a budget of its own; an agent that meets a limit, or is refused, has not answered."""
     budget, text, stopped = Budget(cfg.budget), "", ""
     try:
         text = answer(kind, question, endpoint, budget, cfg, world)
-    except LimitReached as limit:
-        stopped = str(limit)
+    except (LimitReached, RequestRefused) as why:
+        stopped = str(why)
     return Result(
         id=question.id,
         sort=question.sort.name,
@@ -97,8 +97,10 @@ def one(kind: Kind, question: Question, endpoint: Endpoint, cfg: AgentsConfig, w
 def answer(kind: Kind, question: Question, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig, world: World) -> str:
     """The answer of one kind of agent."""
 
+    rule = "" if kind is Kind.plain else SHORT_RULE if cfg.short else RULE
+
     def ask(prompt: str) -> str:
-        return endpoint.ask(prompt, budget, RULE)
+        return endpoint.ask(prompt, budget, rule)
 
     def search(text: str) -> str:
         return "\n".join(f"[{p.source}] {p.text}" for p in world.index.search(str(text)[:1000]))

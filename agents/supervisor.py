@@ -6,6 +6,7 @@ as text and JSON in it, so that any served model will do: no server has to know 
 
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -14,9 +15,8 @@ from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig
 from agents.endpoint import UNREADABLE, Endpoint, tokens_of
 from agents.extra import need
-from agents.hostile import RULE, as_data, clean, json_in, visible
+from agents.hostile import RULE, SHORT_RULE, as_data, clean, json_in, visible
 from agents.retrieval import Index
-from infra.errors import R1Error
 from rl.sandbox.session import ToolError
 
 SPECIALISTS = {
@@ -24,11 +24,36 @@ SPECIALISTS = {
     "retrieval": "finds one passage of the corpus and reads the answer off it",
     "sql": "asks the database of countries and visits",
 }
-SUPERVISE = f"""You lead specialists: {"; ".join(f"{name} {what}" for name, what in SPECIALISTS.items())}.
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What each is told; the last sentence says that data is data."""
+
+    supervise: str
+    research: str
+    report: str
+    retrieve: str
+    sql: str
+
+
+LONG = Rules(
+    supervise=f"""You lead specialists: {"; ".join(f"{name} {what}" for name, what in SPECIALISTS.items())}.
 Reply with one line of JSON: {{"next": "research", "task": "what to find out"}} to ask one of them, or
-{{"answer": "..."}} with the answer alone. {RULE}"""
-RESEARCH = f"""You research a question. Reply with one line of JSON: {{"search": "words"}} to look into the corpus, or
-{{"report": "..."}} with what you found and its sources. {RULE}"""
+{{"answer": "..."}} with the answer alone. {RULE}""",
+    research=f"""You research a question. Reply with one line of JSON: {{"search": "words"}} to look into the corpus, or
+{{"report": "..."}} with what you found and its sources. {RULE}""",
+    report=f"Report what answers the question, with sources. {RULE}",
+    retrieve=f"Answer from the passages alone, with the source. Say so if they do not tell. {RULE}",
+    sql=f"Write one SELECT for SQLite that answers the question. Reply with SQL alone. Tables:\n{sql.SCHEMA}\n{RULE}",
+)
+SHORT = Rules(
+    supervise=f'JSON: {{"next": "{"|".join(SPECIALISTS)}"}} or {{"answer": ""}}. {SHORT_RULE}',
+    research=f'JSON: {{"search": ""}} or {{"report": ""}}. {SHORT_RULE}',
+    report=f"Report. {SHORT_RULE}",
+    retrieve=f"Answer. {SHORT_RULE}",
+    sql=f"SQL. {' '.join(sql.SCHEMA.split())} {SHORT_RULE}",
+)
 SEARCHES, ATTEMPTS = 3, 3
 "Searches of one research, and tries at one query of SQL."
 
@@ -50,14 +75,14 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
     """The supervisor's answer. Raises LimitReached, and R1Error where the endpoint fails."""
     ask, close = asker(endpoint, budget)
     try:
-        graph = build(ask, index, database, cfg.steps)
+        graph = build(ask, index, database, cfg.steps, SHORT if cfg.short else LONG)
         start = {"question": question, "reports": [], "next": "", "task": "", "turns": 0, "answer": ""}
         return graph.invoke(start, {"recursion_limit": 2 * cfg.steps + 5})["answer"]
     finally:
         close()
 
 
-def build(ask: Callable[[str, str], str], index: Index, database: Path, steps: int) -> Any:
+def build(ask: Callable[[str, str], str], index: Index, database: Path, steps: int, rules: Rules = LONG) -> Any:
     """The compiled graph. ask: (rule, prompt) -> what the model says after its thinking."""
     graphs = need("langgraph.graph")
 
@@ -65,7 +90,7 @@ def build(ask: Callable[[str, str], str], index: Index, database: Path, steps: i
         if state["turns"] >= steps:
             raise LimitReached(f"the limit of {steps} steps is reached; set steps higher")
         reports = "\n".join(state["reports"]) or "There is no report yet."
-        said = ask(SUPERVISE, f"Question: {state['question']}\n\n{reports}")
+        said = ask(rules.supervise, f"Question: {state['question']}\n\n{reports}")
         decided = json_in(said, dict) or {}
         if decided.get("next") in SPECIALISTS:
             task = decided.get("task")
@@ -80,9 +105,9 @@ def build(ask: Callable[[str, str], str], index: Index, database: Path, steps: i
     graph = graphs.StateGraph(State)
     graph.add_node("supervisor", supervisor)
     works = {
-        "research": lambda task: research(ask, index, task),
-        "retrieval": lambda task: retrieve(ask, index, task),
-        "sql": lambda task: ask_database(ask, database, task),
+        "research": lambda task: research(ask, index, task, rules),
+        "retrieval": lambda task: retrieve(ask, index, task, rules),
+        "sql": lambda task: ask_database(ask, database, task, rules),
     }
     for name, work in works.items():
         graph.add_node(name, specialist(name, work))
@@ -92,38 +117,38 @@ def build(ask: Callable[[str, str], str], index: Index, database: Path, steps: i
     return graph.compile()
 
 
-def research(ask: Callable[[str, str], str], index: Index, task: str) -> str:
+def research(ask: Callable[[str, str], str], index: Index, task: str, rules: Rules) -> str:
     """Searches, as the model words them, until it reports; then what was found."""
     found: list[str] = []
     for _ in range(SEARCHES):
-        said = ask(RESEARCH, f"Question: {task}\n\n" + ("\n".join(found) or "Nothing was looked up yet."))
+        said = ask(rules.research, f"Question: {task}\n\n" + ("\n".join(found) or "Nothing was looked up yet."))
         decided = json_in(said, dict) or {}
         if isinstance(decided.get("report"), str):
             return decided["report"]
         words = decided.get("search")
         found.append(passages(index, words if isinstance(words, str) else task))
-    return ask(f"Report what answers the question, with sources. {RULE}", f"Question: {task}\n\n" + "\n".join(found))
+    return ask(rules.report, f"Question: {task}\n\n" + "\n".join(found))
 
 
-def retrieve(ask: Callable[[str, str], str], index: Index, task: str) -> str:
+def retrieve(ask: Callable[[str, str], str], index: Index, task: str, rules: Rules) -> str:
     """The model reads the answer off the best passages."""
-    rule = f"Answer from the passages alone, with the source. Say so if they do not tell. {RULE}"
-    return ask(rule, f"Question: {task}\n\n{passages(index, task)}")
+    return ask(rules.retrieve, f"Question: {task}\n\n{passages(index, task)}")
 
 
 def passages(index: Index, words: str) -> str:
     """The best passages of the corpus, fenced."""
     best = index.search(words)
-    return "\n".join(as_data(passage.text, passage.source) for passage in best) or "The corpus has nothing about it."
+    return (
+        "\n".join(as_data(passage.text, passage.source, 1500) for passage in best) or "The corpus has nothing about it."
+    )
 
 
-def ask_database(ask: Callable[[str, str], str], database: Path, task: str) -> str:
+def ask_database(ask: Callable[[str, str], str], database: Path, task: str, rules: Rules) -> str:
     """SQL by the model, read-only; a mistake is told to it and tried again."""
-    rule = f"Write one SELECT for SQLite that answers the question. Reply with SQL alone. Tables:\n{sql.SCHEMA}\n{RULE}"
     prompt = f"Question: {task}"
     problem = ""
     for _ in range(ATTEMPTS):
-        text = statement(ask(rule, prompt))
+        text = statement(ask(rules.sql, prompt))
         try:
             return f"{text}\n{sql.query(database, text)}"
         except ToolError as error:
@@ -159,7 +184,7 @@ def asker(endpoint: Endpoint, budget: Budget) -> tuple[Callable[[str, str], str]
             try:
                 said = llm.invoke(messages, max_tokens=call.max_tokens, timeout=timeout_s)
             except (openai.OpenAIError, *UNREADABLE) as error:
-                raise R1Error(f"the endpoint does not answer an agent: {clean(str(error), 200)}") from error
+                raise endpoint.told(error) from error
             text = said.content if isinstance(said.content, str) else ""
             call.tokens = tokens_of(said.usage_metadata, [{"content": rule + prompt}], text)
         return visible(text)

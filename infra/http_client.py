@@ -10,6 +10,14 @@ from typing import Any
 from infra.errors import R1Error
 
 
+class Refused(R1Error):
+    """The server says no to a request; another attempt brings nothing."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Client:
     """Asks again where there was no connection, no JSON, an error of the server, or too many requests."""
 
@@ -48,7 +56,7 @@ class Client:
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {_first_line(error.read())}"
                 if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                    raise R1Error(f"{self.who} refuses {request.full_url}: {problem}") from error
+                    raise Refused(f"{self.who} refuses {request.full_url}: {problem}", error.code) from error
             except (OSError, http.client.HTTPException) as error:
                 problem = str(getattr(error, "reason", None) or error or type(error).__name__)
             except (ValueError, RecursionError):

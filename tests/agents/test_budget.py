@@ -8,7 +8,7 @@ import pytest
 
 from agents.budget import Budget, LimitReached
 from agents.config import BudgetConfig, EndpointConfig
-from agents.endpoint import Endpoint, tokens_of
+from agents.endpoint import Endpoint, RequestRefused, tokens_of
 from infra.errors import ConfigError
 from tests.agents.scripted import Scripted, refuses
 
@@ -16,7 +16,7 @@ from tests.agents.scripted import Scripted, refuses
 def test_calls_are_counted_and_failed_ones_too():
     with Scripted([(400, "no"), "yes"]) as server:
         endpoint, budget = Endpoint(server.cfg()), Budget(BudgetConfig(calls=2))
-        with refuses("refuses .* status 400: no"):
+        with pytest.raises(RequestRefused, match="refuses .* status 400: no"):
             endpoint.ask("a", budget)
         assert endpoint.ask("a", budget) == "yes"
         with pytest.raises(LimitReached, match="limit of 2 calls"):

@@ -7,7 +7,7 @@ import pytest
 from agents import code
 from agents.budget import Budget, LimitReached
 from agents.config import AgentsConfig, BudgetConfig
-from agents.endpoint import Endpoint
+from agents.endpoint import Endpoint, RequestRefused
 from infra.errors import R1Error, SandboxError
 from rl.sandbox.session import SessionConfig, ToolError
 from tests.agents.scripted import Scripted, refuses
@@ -101,9 +101,19 @@ def test_a_reply_without_code_or_words_is_asked_again(sandbox):
 
 
 def test_an_endpoint_that_fails_is_an_error_in_a_line(sandbox):
-    with Scripted([(400, "bad\x1b[2J")]) as server, refuses("does not answer an agent") as raised:
+    with Scripted([(401, "bad\x1b[2J")]) as server, refuses("does not answer an agent") as raised:
         run(server)
-    assert "\x1b" not in str(raised.value)
+    assert "\x1b" not in str(raised.value) and not isinstance(raised.value, RequestRefused)
+    with Scripted([(400, "too long")]) as server, pytest.raises(RequestRefused, match="refuses an agent: .*too long"):
+        run(server)
+
+
+def test_a_small_model_is_asked_in_a_few_words(sandbox):
+    with Scripted([act("final_answer(look('x'))")]) as server:
+        cfg = AgentsConfig(endpoint=server.cfg(), short=True)
+        look = {"look": ("Looks.", lambda text: "found")}
+        assert code.answer("What?", Endpoint(cfg.endpoint), Budget(cfg.budget), cfg, look) == "found"
+        assert len(server.prompts()[0]) < 200 and "look final_answer" in server.prompts()[0]
 
 
 def test_without_bubblewrap_no_code_is_run(monkeypatch):
