@@ -15,6 +15,7 @@ from agents.questions import Question, Sort, is_right, questions
 from agents.retrieval import Index
 from infra.files import write_json
 from infra.progress import Progress, say
+from rl.sandbox.session import Session
 
 EXTRAS = {Kind.code: ("smolagents", "openai"), Kind.supervisor: ("langgraph.graph", "langchain_openai")}
 TOOLS = (Kind.code, Kind.supervisor)
@@ -57,6 +58,9 @@ def run(cfg: AgentsConfig, folder: Path) -> int:
     for kind in cfg.kinds:
         for name in EXTRAS.get(kind, ()):
             need(name)
+    if Kind.code in cfg.kinds:
+        with Session({}) as session:  # where code cannot be shut in, it is said before anything is asked
+            session.run("0")
     endpoint = Endpoint(cfg.endpoint)
     folder.mkdir(parents=True, exist_ok=True)
     world = World(Index(passages()), sql.make_database(folder / "world.db"))
