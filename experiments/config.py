@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from agents.config import AgentsConfig, DatagenConfig
 from experiments import checks, overrides, stored
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
@@ -156,6 +157,10 @@ class Config:
     "Texts of your own as token files."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
+    agents: AgentsConfig = field(default_factory=AgentsConfig)
+    "Agents over a served model."
+    datagen: DatagenConfig = field(default_factory=DatagenConfig)
+    "Test data made by a served model."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     "Jobs; launch=local|slurm takes the usual settings of a place."
 
@@ -252,6 +257,8 @@ def compose(
             judged.long2short.check(judged.reward.length, judged.sampling.max_response_tokens)
         if command == "cold_start":
             judged.cold_start.check()
+        if command in ("agents", "datagen"):
+            getattr(judged, command).check()
     return judged if judged.run.dir else overrides.replace_text(judged, "run.dir", f"runs/{judged.run.name or command}")
 
 

@@ -148,7 +148,9 @@ def _example(kind: Any, default: Any) -> str:
     if isinstance(default, Enum):
         return default.name
     if isinstance(default, list):
-        items = ",".join(str(item) for item in default) or ("1.0" if float in typing.get_args(kind) else "...")
+        items = ",".join(item.name if isinstance(item, Enum) else str(item) for item in default) or (
+            "1.0" if float in typing.get_args(kind) else "..."
+        )
         return f"[{items}]"
     if isinstance(default, bool):
         return str(default).lower()

@@ -27,12 +27,16 @@ FOLDERS = {
     "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage", "tokenize")} | {
+SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage", "tokenize", "agents", "datagen")} | {
     "import": "convert",
     "export": "convert",
 }
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
-ALIASES = {"evaluate": {"k": "evaluate.samples"}}
+ALIASES = {
+    "evaluate": {"k": "evaluate.samples"},
+    "agents": {"url": "agents.endpoint.url"},
+    "datagen": {"url": "datagen.endpoint.url", "task": "datagen.task"},
+}
 "Other names of a command's settings."
 STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
 STAGED += ("reasoning", "all_scenarios", "r1")

@@ -157,6 +157,18 @@ COMMANDS = {
         function="experiments.chat:run",
         sections=("generate", "sampling", "task", "run"),
     ),
+    "agents": Command(
+        about="Questions with tools, answered by agents and simple patterns over a served model; scores as they are.",
+        function="experiments.uses:agents",
+        sections=("run", "agents"),
+        writes=True,
+    ),
+    "datagen": Command(
+        about="Make test data by a served model, with a sheet to review; export what was accepted.",
+        function="experiments.uses:datagen",
+        sections=("run", "datagen"),
+        writes=True,
+    ),
     "lineage": Command(
         about="Where a model comes from: parents, data, settings, commits, back to its base.",
         function="experiments.lineage:show",

@@ -17,6 +17,14 @@ class _TooLarge(Exception):
     """An answer of more bytes than a client takes."""
 
 
+class Refused(R1Error):
+    """The server says no to a request; another attempt brings nothing."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Client:
     """Asks again where there was no connection, no JSON, an error of the server, or too many requests."""
 
@@ -56,7 +64,7 @@ class Client:
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {_first_line(error.read(_ERROR_BYTES))}"
                 if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                    raise R1Error(f"{self.who} refuses {request.full_url}: {problem}") from error
+                    raise Refused(f"{self.who} refuses {request.full_url}: {problem}", error.code) from error
             except _TooLarge as error:  # nor would the next attempt's be smaller
                 problem = f"an answer of more than {self.max_bytes} bytes"
                 raise R1Error(f"{self.who} gives {request.full_url} {problem}; {self.remedy}") from error

@@ -173,6 +173,7 @@ os._exit(0)
     ),
     Attempt("signal to the parent", "os.kill(os.getppid() or 2, 9); escaped()"),
     Attempt("signal to everyone", "os.kill(-1, 9); escaped()"),
+    Attempt("signal to its group", "os.kill(0, 9)", then="print(1)"),
     Attempt("signal to the one who asked", "os.kill($PID, 9); escaped()"),
     Attempt("tracing", "reached((101, 117), 16, 2, 0, 0)"),
     Attempt("memory of a process", "reached((310, 270), 2, 0, 0, 0, 0, 0)"),

@@ -5,8 +5,9 @@ own process namespace, in which it is alone, its own empty folder /tmp, no capab
 system-call filter; its fork is made before the cell has seen anything of it. The cell itself never reads a program, so
 none is left in its memory for the next.
 
-Messages on the control socket, JSON: in {"id", "limits"} with three descriptors (job, stdout, report), {"kill": id};
-out {"ready"}, and for each program {"id", "status", "cpu_s", "peak_kib"}.
+Messages on the control socket, JSON: in {"id", "limits"} with three descriptors (job, stdout, report) and, where the
+program is spoken to while it runs, a fourth (its input); {"kill": id}; out {"ready"}, and for each program {"id",
+"status", "cpu_s", "peak_kib"}.
 """
 
 import ctypes
@@ -24,8 +25,8 @@ MS_NOSUID, MS_NODEV, MS_REC, MS_PRIVATE = 2, 4, 0x4000, 0x40000
 PR_SET_SECCOMP, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 4, 38, 47
 SECCOMP_MODE_FILTER, PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
 CAPABILITY_VERSION = 0x20080522
-JOB, STDOUT, REPORT = 3, 1, 4
-"Descriptors of a program, besides 0 (its input) and 2 (nowhere)."
+JOB, STDOUT, REPORT, STDIN = 3, 1, 4, 0
+"Descriptors of a program, besides 2 (nowhere)."
 PRELOADED = (
     "__future__ array bisect cmath collections collections.abc contextlib copy dataclasses datetime decimal enum "
     "fractions functools heapq io itertools math numbers operator queue random re statistics string struct textwrap "
@@ -55,7 +56,7 @@ def serve(control: socket.socket, program_filter: bytes) -> None:
     control.send(b'{"ready": true}')
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # until here: what a failed start says
     while True:
-        text, descriptors, _, _ = socket.recv_fds(control, 4096, 3)
+        text, descriptors, _, _ = socket.recv_fds(control, 4096, 4)
         if not text:
             return
         message = json.loads(text)
@@ -91,13 +92,14 @@ def wait(pid: int, control: socket.socket) -> tuple[int, resource.struct_rusage]
 def start(descriptors: list[int], limits: dict[str, int], program_filter: bytes) -> None:
     """In the fork: shut in, then run the program. Never returns."""
     try:
-        for wanted, given in zip((JOB, STDOUT, REPORT), place(descriptors), strict=True):
+        os.setsid()  # a signal to its process group, kill(0, ...), would pass the walls of a process namespace
+        for wanted, given in zip((JOB, STDOUT, REPORT, STDIN), place(descriptors), strict=False):
             os.dup2(given, wanted)
         os.closerange(REPORT + 1, 1024)
         shut_in(limits)
         with os.fdopen(JOB, "rb") as file:
             job = json.load(file)
-        standard_input(job["stdin"])
+        standard_input(None if len(descriptors) > 3 else job["stdin"])
         give_up_rights(limits, program_filter)
     except BaseException as error:  # not the program's fault
         os.write(REPORT, json.dumps(["cell", repr(error)]).encode() + b"\n")
@@ -124,14 +126,15 @@ def shut_in(limits: dict[str, int]) -> None:
     os.chdir("/tmp")
 
 
-def standard_input(text: str) -> None:
-    """What the program reads on descriptor 0: a file in memory, so that no one has to feed it."""
-    descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
-    with os.fdopen(descriptor, "wb", closefd=False) as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.dup2(descriptor, 0)
-    os.close(descriptor)
+def standard_input(text: str | None) -> None:
+    """What it reads on descriptor 0: a file in memory, so that no one has to feed it; None: what it was given."""
+    if text is not None:
+        descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb", closefd=False) as file:
+            file.write(text.encode("utf-8", "surrogatepass"))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.dup2(descriptor, STDIN)
+        os.close(descriptor)
     sys.stdin = open(0, encoding="utf-8", errors="surrogatepass", closefd=False)
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogatepass", closefd=False)
     sys.__stdin__, sys.__stdout__ = sys.stdin, sys.stdout

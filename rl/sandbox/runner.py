@@ -89,8 +89,8 @@ class Sandbox:
 
     def __init__(self, cfg: SandboxConfig | None = None) -> None:
         self.cfg = cfg or SandboxConfig()
-        self._idle: queue.LifoQueue[_Cell] = queue.LifoQueue()
-        self._cells = [_Cell(self.cfg) for _ in range(self.cfg.number)]  # they start beside each other
+        self._idle: queue.LifoQueue[Cell] = queue.LifoQueue()
+        self._cells = [Cell(self.cfg) for _ in range(self.cfg.number)]  # they start beside each other
         self._threads = ThreadPoolExecutor(len(self._cells), thread_name_prefix="sandbox")
         try:
             for cell in self._cells:
@@ -107,11 +107,11 @@ class Sandbox:
         try:
             try:
                 return cell.run(program)
-            except _CellLost:  # somebody ended it; a program cannot
+            except CellLost:  # somebody ended it; a program cannot
                 cell.restart()
             try:
                 return cell.run(program)
-            except _CellLost as error:
+            except CellLost as error:
                 raise SandboxError(f"a sandbox ended twice while it ran a program: {error}; see r1 doctor") from None
         finally:
             self._idle.put(cell)
@@ -140,12 +140,12 @@ def shared(cfg: SandboxConfig) -> Sandbox:
     return Sandbox(cfg)
 
 
-class _CellLost(Exception):
+class CellLost(Exception):
     """A cell has ended, or does not answer."""
 
 
-class _Cell:
-    """One bubblewrap, one program at a time."""
+class Cell:
+    """One bubblewrap, one program at a time. For Sandbox and Session alone."""
 
     def __init__(self, cfg: SandboxConfig) -> None:
         self.cfg, self.runs = cfg, 0
@@ -196,6 +196,14 @@ class _Cell:
             self.process.wait()
             self.process.stderr.close()
 
+    def begin(self, descriptors: list[int]) -> None:
+        """Have a program started on the job, stdout, report and, where it is spoken to, input. Raises CellLost."""
+        message = json.dumps({"id": self.runs, "limits": self.cfg.limits()}).encode()
+        try:
+            socket.send_fds(self.control, [message], descriptors)
+        except OSError as error:
+            raise CellLost(str(error)) from None
+
     def run(self, program: Program) -> Run:
         """Hand the program in, gather what comes out, end it at a limit."""
         self.runs += 1
@@ -208,10 +216,7 @@ class _Cell:
             os.lseek(job_file, 0, os.SEEK_SET)
             start = time.monotonic()
             try:
-                message = json.dumps({"id": self.runs, "limits": self.cfg.limits()}).encode()
-                socket.send_fds(self.control, [message], [job_file, their_stdout, their_report])
-            except OSError as error:
-                raise _CellLost(str(error)) from None
+                self.begin([job_file, their_stdout, their_report])
             finally:
                 for descriptor in (job_file, their_stdout, their_report):
                     os.close(descriptor)
@@ -224,7 +229,7 @@ class _Cell:
     def _gather(
         self, stdout: int, report: int, deadline: float
     ) -> tuple[bytes, bytes, Ending | None, dict[str, float]]:
-        """-> stdout, report, the limit at which it was ended, the cell's last word. Raises _CellLost."""
+        """-> stdout, report, the limit at which it was ended, the cell's last word. Raises CellLost."""
         texts = {stdout: bytearray(), report: bytearray()}
         stopped: Ending | None = None
         ended: dict[str, float] | None = None
@@ -236,7 +241,7 @@ class _Cell:
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
                     if stopped is not None or ended is not None:
-                        raise _CellLost("it does not answer")
+                        raise CellLost("it does not answer")
                     stopped = self._end(Ending.wall)
                     deadline = time.monotonic() + GRACE_S
                 for key, _ in ready:
@@ -259,19 +264,19 @@ class _Cell:
         try:
             self.control.send(json.dumps({"kill": self.runs}).encode())
         except OSError as error:
-            raise _CellLost(str(error)) from None
+            raise CellLost(str(error)) from None
         return why
 
     def _hear(self) -> dict[str, float]:
         try:
             text = self.control.recv(4096)
         except OSError as error:
-            raise _CellLost(str(error)) from None
+            raise CellLost(str(error)) from None
         if not text:
-            raise _CellLost("it has ended")
+            raise CellLost("it has ended")
         ended = json.loads(text)
         if ended["id"] != self.runs:  # of a run that was interrupted here, by Ctrl-C
-            raise _CellLost("it speaks of another program")
+            raise CellLost("it speaks of another program")
         return ended
 
 
@@ -285,7 +290,7 @@ def _judge(
     cfg: SandboxConfig,
 ) -> Run:
     """What happened, from what the kernel and the cell say; of the report, the first line is the cell's."""
-    lines = [_line(text) for text in report.split(b"\n")[: len(program.calls) + 3]]
+    lines = [parsed_line(text) for text in report.split(b"\n")[: len(program.calls) + 3]]
     first, later = lines[0], [line for line in lines[1:] if line]
     if first and first[0] == "cell":
         raise SandboxError(f"a sandbox could not shut a program in: {str(first[1])[:300]}; see r1 doctor")
@@ -319,7 +324,7 @@ def _judge(
     )
 
 
-def _line(text: bytes) -> list | None:
+def parsed_line(text: bytes) -> list | None:
     """A line of the report; None for what is none. JSON is parsed, and nothing in it can be large."""
     try:
         line = json.loads(text)

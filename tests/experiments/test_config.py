@@ -20,6 +20,7 @@ from training.config import OptimizerName
 HERE = {name: keys[0] for name, keys in NEEDED_KEYS.items() if name != "lineage"}
 DATA = ["sft.data=a.jsonl"]
 NEEDED = {"import": ["hf=a", "out=b"], "export": ["checkpoint=a", "out=b"], "lineage": ["checkpoint=a"]}
+NEEDED |= {"agents": ["url=http://10.0.0.1/v1"], "datagen": ["task=a", "url=http://10.0.0.1/v1"]}
 NEEDED |= {"sft": DATA, "distill": DATA, "long2short": ["short=a"]}
 NEEDED["tokenize"] = ["data=[a.jsonl]", "out=b"]
 NEEDED["rlaif"] = ["judge.url=http://10.0.0.1:8000/v1", "judge.model=m"]
