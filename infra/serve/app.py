@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import StarletteHTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
 from infra.serve.metrics import Metrics
@@ -74,13 +75,15 @@ def build(backend: Backend, metrics: Metrics, *, key: str, hosts: tuple[str, ...
         metrics.requests.labels(endpoint, str(done.status_code)).inc()
         return done
 
-    @app.post("/v1/chat/completions", response_model=None)
-    async def chat(request: Request) -> Any:
+    async def chat(request: Request) -> ASGIApp:
         return await answer(request, "chat")
 
-    @app.post("/v1/completions", response_model=None)
-    async def completions(request: Request) -> Any:
+    async def completions(request: Request) -> ASGIApp:
         return await answer(request, "completions")
+
+    # Bare routes: they give streams that are no Response, and nothing of a request is FastAPI's to read.
+    for path, endpoint in (("/v1/chat/completions", chat), ("/v1/completions", completions)):
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
@@ -109,8 +112,8 @@ def build(backend: Backend, metrics: Metrics, *, key: str, hosts: tuple[str, ...
         headers = {"Retry-After": "1"} if refused.status == 429 else {}
         return JSONResponse(refused.body, status_code=refused.status, headers=headers)
 
-    @app.exception_handler(StarletteHTTPException)
-    async def no_route(request: Request, error: StarletteHTTPException) -> JSONResponse:
+    @app.exception_handler(HTTPException)
+    async def no_route(request: Request, error: HTTPException) -> JSONResponse:
         told = Refused(f"{request.method} {request.url.path[:100]}: {error.detail}", status=error.status_code)
         return JSONResponse(told.body, status_code=error.status_code)
 

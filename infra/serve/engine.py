@@ -63,7 +63,7 @@ class Choice:
             return None
         text, first = "", self.seen
         # A stop string ends the answer at its very token; without any, all tokens are decoded at once.
-        for ids in [[token] for token in new] if self.by_token else [new]:
+        for ids in [[token] for token in new] if self.by_token and new else [new]:
             self.seen += len(ids)
             last = bool(self.row.ended) and self.seen == len(self.row.tokens)
             shown = [token for token in ids if token not in self.hidden]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi.responses import Response
@@ -14,8 +14,8 @@ from infra.serve.engine import Busy, Choice, Engine, Piece, Ticket
 from infra.serve.metrics import Metrics
 from infra.serve.prompts import Prompts
 from infra.serve.protocol import Asked, ChatRequest, CompletionRequest, Refused, judge, too_long, unknown_model
-from infra.serve.replies import DONE, ChatReply, CompletionReply, Reply, usage
-from infra.serve.streaming import EventStream, unless_gone
+from infra.serve.replies import ChatReply, CompletionReply, Reply, usage
+from infra.serve.streaming import DONE, EventStream, unless_gone
 from modeling.sampling import SamplingConfig
 from modeling.slots import Row
 from modeling.thinking import ThinkingBudget
@@ -136,7 +136,7 @@ class LocalBackend:
         counts = usage(ticket.prompt_tokens, sum(choice.seen for choice in ticket.choices))
         return Response(json.dumps(reply.of(pieces, counts)), media_type="application/json")
 
-    async def _events(self, ticket: Ticket, reply: Reply, with_usage: bool) -> AsyncIterator[bytes]:
+    async def _events(self, ticket: Ticket, reply: Reply, with_usage: bool) -> AsyncGenerator[bytes]:
         begun: set[int] = set()
         try:
             async for pieces in ticket:

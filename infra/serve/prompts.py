@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def template_for(template: Template, tokenizer: "Tokenizer") -> str:
-    """The Jinja template of conversations. A model's own, where it has one; task.template=r1_zero asks a base as R1-Zero
-    is asked (R1 table 1), the tiny models are asked as their corpus does.
+    """The Jinja template of conversations. A model's own, where it has one; the tiny models are asked as their corpus
+    does, and task.template=r1_zero asks as R1-Zero was asked (R1 table 1).
 
     Raises ConfigError for chat with a model that has no chat template.
     """
@@ -37,11 +37,9 @@ def _transcript(start: str, template: str) -> str:
         "{%- if m.role == 'user' -%}{{ 'User: ' + m.content }}{%- elif m.role == 'assistant' -%}"
         "{{ 'Assistant: ' + m.content }}{%- else -%}{{ m.content }}{%- endif -%}"
     )
-    first, gap, end = (json.dumps(text) for text in (start + head, space, tail))
-    return (
-        f"{{{{ {first} }}}}{{%- for m in messages -%}}{{{{ '' if loop.first else {gap} }}}}{turn}{{%- endfor -%}}"
-        + (f"{{{{ {end} }}}}")
-    )
+    first, gap, end = (f"{{{{ {json.dumps(text)} }}}}" for text in (start + head, space, tail))
+    between = "{%- if not loop.first -%}" + gap + "{%- endif -%}"
+    return first + "{%- for m in messages -%}" + between + turn + "{%- endfor -%}" + end
 
 
 class Prompts:

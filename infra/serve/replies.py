@@ -12,7 +12,6 @@ from typing import Any
 from infra.serve.engine import Piece
 from modeling.slots import Logprob
 
-DONE = b"data: [DONE]\n\n"
 _FLOOR = -9999.0
 "JSON has no minus infinity; OpenAI writes this."
 

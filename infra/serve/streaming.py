@@ -1,11 +1,14 @@
 """A stream of events as an ASGI response, written with nothing in between, that ends when its client leaves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+DONE = b"data: [DONE]\n\n"
+"The last event of a stream."
 _HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
@@ -37,7 +40,7 @@ class EventStream:
 
     status_code = 200
 
-    def __init__(self, events: AsyncIterator[bytes], left: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], left: Callable[[], None]) -> None:
         self.events, self.left = events, left
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +51,7 @@ class EventStream:
             self.left()
 
     async def _write(self, send: Send) -> None:
-        async for event in self.events:
-            await send({"type": "http.response.body", "body": event, "more_body": True})
+        async with contextlib.aclosing(self.events) as events:  # what it holds is given back at once, however it ends
+            async for event in events:
+                await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,0 +1,73 @@
+"""vLLM's own OpenAI server behind ours, started in its environment (`make vllm-env`) on a machine with a GPU."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from infra.errors import ConfigError
+from infra.serve.metrics import Metrics
+from infra.serve.prompts import template_for
+from infra.serve.proxy import ProxyBackend
+
+if TYPE_CHECKING:
+    from experiments.config import Config
+    from modeling.tokenizer import Tokenizer
+
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
+
+
+def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple[ProxyBackend, str]:
+    """-> a front of the server, and the model's name. The server ends with the stack, or with this process.
+
+    Raises ConfigError where there is no GPU, no environment of vLLM's, or no Hugging Face folder; R1Error where the
+    server does not start.
+    """
+    import torch
+
+    from experiments.chat import model_folder
+    from infra.serve.command import name_of
+    from modeling.tokenizer import Tokenizer
+    from rl.rollout.vllm_server import Server
+
+    given = model_folder(cfg.serve.checkpoint)
+    folder = next((path for path in (given, given / "model") if (path / "config.json").exists()), None)
+    if folder is None:
+        remedy = f"write one: r1 export checkpoint={given} out=models/served"
+        raise ConfigError("serve.checkpoint", given, "vLLM reads Hugging Face folders", remedy)
+    vllm = cfg.rl.rollout.vllm
+    if not torch.cuda.is_available():
+        raise ConfigError("serve.engine", "vllm", "there is no GPU that torch can use", "set serve.engine=local")
+    if not Path(vllm.python).exists():
+        raise ConfigError("serve.engine", "vllm", f"there is no {vllm.python}", "run make vllm-env")
+    tokenizer, name = Tokenizer.load(folder), cfg.serve.name or name_of(given)
+    laid_out = lay_out(folder, Path(cfg.run.dir).absolute() / "vllm", tokenizer)
+    arguments = ["--served-model-name", name, "--tensor-parallel-size", str(vllm.tensor)]
+    if not tokenizer.has_chat:
+        template = laid_out / "chat_template.jinja"
+        template.write_text(template_for(cfg.task.template, tokenizer))
+        arguments += ["--chat-template", str(template)]
+    log = laid_out.with_name("vllm.log")
+    server = Server(
+        laid_out, log, python=Path(vllm.python), arguments=arguments, devices=cfg.rl.rollout.devices, environment={}
+    )
+    stack.callback(server.stop)
+    server.start(vllm.start_timeout_s)
+    return ProxyBackend(server.url, metrics), name
+
+
+def lay_out(folder: Path, out: Path, tokenizer: "Tokenizer") -> Path:
+    """A folder with links to the weights, and with what transformers needs to know of a tokenizer made here."""
+    from modeling.tokenizer import EOS, PAD
+
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.iterdir():
+        old.unlink()
+    for pattern in _WEIGHTS:
+        for file in folder.glob(pattern):
+            (out / file.name).symlink_to(file.resolve())
+    tokenizer.save(out)
+    if tokenizer.is_own:
+        known = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": PAD}
+        (out / "tokenizer_config.json").write_text(json.dumps(known))
+    return out
