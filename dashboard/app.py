@@ -12,6 +12,7 @@ page = st.navigation(
         st.Page("views/curves.py", title="Curves", icon=":material/show_chart:"),
         st.Page("views/thinking.py", title="Thinking", icon=":material/psychology:"),
         st.Page("views/samples.py", title="Samples", icon=":material/article:"),
+        st.Page("views/chat.py", title="Chat", icon=":material/chat:"),
     ]
 )
 choose()
