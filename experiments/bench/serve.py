@@ -187,7 +187,7 @@ def _first(loads: tuple[Load, ...]) -> dict[str, float]:
 
 def _export(folder: Path) -> Path:
     """The released base with what transformers needs to sample from it without end."""
-    from infra.serve.vllm import lay_out
+    from modeling.hf_link import lay_out
     from modeling.tokenizer import Tokenizer
 
     lay_out(RELEASED_BASE, folder, Tokenizer.load(RELEASED_BASE))

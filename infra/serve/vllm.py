@@ -1,7 +1,6 @@
 """vLLM's own OpenAI server behind ours, started in its environment (`make vllm-env`) on a machine with a GPU."""
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +11,6 @@ from infra.serve.proxy import ProxyBackend
 
 if TYPE_CHECKING:
     from experiments.config import Config
-    from modeling.tokenizer import Tokenizer
-
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json")
 
 
 def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple[ProxyBackend, str]:
@@ -27,6 +23,7 @@ def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple
 
     from experiments.chat import model_folder
     from infra.serve.command import name_of
+    from modeling.hf_link import lay_out
     from modeling.tokenizer import Tokenizer
     from rl.rollout.vllm_server import Server
 
@@ -54,20 +51,3 @@ def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple
     stack.callback(server.stop)
     server.start(vllm.start_timeout_s)
     return ProxyBackend(server.url, metrics), name
-
-
-def lay_out(folder: Path, out: Path, tokenizer: "Tokenizer") -> Path:
-    """A folder with links to the weights, and with what transformers needs to know of a tokenizer made here."""
-    from modeling.tokenizer import EOS, PAD
-
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.iterdir():
-        old.unlink()
-    for pattern in _WEIGHTS:
-        for file in folder.glob(pattern):
-            (out / file.name).symlink_to(file.resolve())
-    tokenizer.save(out)
-    if tokenizer.is_own:
-        known = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": PAD}
-        (out / "tokenizer_config.json").write_text(json.dumps(known))
-    return out

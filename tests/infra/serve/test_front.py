@@ -18,8 +18,8 @@ from infra.serve.command import name_of
 from infra.serve.metrics import Metrics
 from infra.serve.prompts import Prompts, template_for
 from infra.serve.proxy import ProxyBackend
-from infra.serve.vllm import lay_out
 from infra.serve_config import API_KEY, LOCAL_HOSTS, ServeConfig
+from modeling.hf_link import lay_out
 from modeling.tokenizer import Tokenizer
 from rl.tasks.base import R1_ZERO_TEMPLATE, Template
 from training.data.countdown import SHORT_TEMPLATE
