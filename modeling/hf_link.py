@@ -20,4 +20,6 @@ def lay_out(folder: Path, out: Path, tokenizer: Tokenizer) -> Path:
     if tokenizer.is_own:
         known = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": EOS, "pad_token": PAD}
         (out / "tokenizer_config.json").write_text(json.dumps(known))
+        ends = {"eos_token_id": sorted(tokenizer.stop_ids), "pad_token_id": tokenizer.pad_id}
+        (out / "generation_config.json").write_text(json.dumps(ends))
     return out

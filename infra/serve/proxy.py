@@ -22,11 +22,21 @@ _PATIENCE = httpx.Timeout(30.0, read=3600.0)
 
 
 class ProxyBackend:
-    """A thin front. url: the other server's address; "/v1" may stand at its end."""
+    """A thin front. url: the other server's address; "/v1" may stand at its end. extra: settings that requests get
+    where they do not have them. opened: whether the model's prompts open the thinking."""
 
-    def __init__(self, url: str, metrics: Metrics, *, key: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        metrics: Metrics,
+        *,
+        key: str = "",
+        extra: dict[str, Any] | None = None,
+        opened: bool = False,
+    ) -> None:
         self.url, self.metrics = url.rstrip("/").removesuffix("/v1"), metrics
         self.headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self.extra, self.opened = extra or {}, opened
         self.client: httpx.AsyncClient | None = None
 
     async def start(self) -> None:
@@ -60,9 +70,10 @@ class ProxyBackend:
     async def _pass_on(self, path: str, body: Any, receive: Receive, *, splits: bool) -> ASGIApp:
         if not isinstance(body, dict):
             raise Refused("the body has to be a JSON object")
+        body = self.extra | body
         if body.get("stream"):
             response = await self._ask("POST", path, body, stream=True)
-            return EventStream(_events(response, splits=splits), self.metrics.cancelled.inc)
+            return EventStream(_events(response, splits=splits, opened=self.opened), self.metrics.cancelled.inc)
         response = await unless_gone(receive, self._ask("POST", path, body))
         if not splits:
             return Response(response.content, media_type="application/json")
@@ -127,7 +138,7 @@ def _split_whole(choice: dict[str, Any]) -> None:
     message |= {"content": content} | ({"reasoning_content": reasoning} if reasoning else {})
 
 
-async def _events(response: httpx.Response, *, splits: bool) -> AsyncGenerator[bytes]:
+async def _events(response: httpx.Response, *, splits: bool, opened: bool) -> AsyncGenerator[bytes]:
     """The other server's events, thinking told apart."""
     splitters: dict[Any, ThinkSplitter | None] = {}
     try:
@@ -139,7 +150,7 @@ async def _events(response: httpx.Response, *, splits: bool) -> AsyncGenerator[b
                 yield DONE
                 return
             if splits:
-                data = _split_event(data, splitters)
+                data = _split_event(data, splitters, opened)
             yield f"data: {data}\n\n".encode()
     except httpx.HTTPError as error:
         told = Refused(f"the upstream server broke off ({type(error).__name__})", status=502).body
@@ -148,7 +159,7 @@ async def _events(response: httpx.Response, *, splits: bool) -> AsyncGenerator[b
         await response.aclose()
 
 
-def _split_event(data: str, splitters: dict[Any, ThinkSplitter | None]) -> str:
+def _split_event(data: str, splitters: dict[Any, ThinkSplitter | None], opened: bool) -> str:
     try:
         told = json.loads(data)
     except ValueError:
@@ -160,7 +171,7 @@ def _split_event(data: str, splitters: dict[Any, ThinkSplitter | None]) -> str:
             continue
         if any(delta.get(name) for name in _NAMES):
             splitters[index] = None  # it does so itself
-        splitter = splitters.setdefault(index, ThinkSplitter())
+        splitter = splitters.setdefault(index, ThinkSplitter(opened=opened))
         last = choice.get("finish_reason") is not None
         text = delta.get("content")
         if splitter is None or not (isinstance(text, str) or last):

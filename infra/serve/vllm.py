@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from infra.errors import ConfigError
 from infra.serve.metrics import Metrics
-from infra.serve.prompts import template_for
+from infra.serve.prompts import Prompts, template_for
 from infra.serve.proxy import ProxyBackend
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple
 
     from experiments.chat import model_folder
     from infra.serve.command import name_of
+    from modeling import hf
     from modeling.hf_link import lay_out
     from modeling.tokenizer import Tokenizer
-    from rl.rollout.vllm_server import Server
+    from rl.rollout.vllm_server import Server, kernels_for
 
     given = model_folder(cfg.serve.checkpoint)
     folder = next((path for path in (given, given / "model") if (path / "config.json").exists()), None)
@@ -40,14 +41,22 @@ def start(cfg: "Config", metrics: Metrics, stack: contextlib.ExitStack) -> tuple
     tokenizer, name = Tokenizer.load(folder), cfg.serve.name or name_of(given)
     laid_out = lay_out(folder, Path(cfg.run.dir).absolute() / "vllm", tokenizer)
     arguments = ["--served-model-name", name, "--tensor-parallel-size", str(vllm.tensor)]
+    template = template_for(cfg.task.template, tokenizer)
     if not tokenizer.has_chat:
-        template = laid_out / "chat_template.jinja"
-        template.write_text(template_for(cfg.task.template, tokenizer))
-        arguments += ["--chat-template", str(template)]
-    log = laid_out.with_name("vllm.log")
+        file = laid_out / "chat_template.jinja"
+        file.write_text(template)
+        arguments += ["--chat-template", str(file)]
     server = Server(
-        laid_out, log, python=Path(vllm.python), arguments=arguments, devices=cfg.rl.rollout.devices, environment={}
+        laid_out,
+        laid_out.with_name("vllm.log"),
+        python=Path(vllm.python),
+        arguments=arguments,
+        devices=cfg.rl.rollout.devices,
+        environment=kernels_for(hf.config_from(folder)),
     )
     stack.callback(server.stop)
     server.start(vllm.start_timeout_s)
-    return ProxyBackend(server.url, metrics), name
+    opened = Prompts.opens_thinking(Prompts(template, tokenizer).render([{"role": "user", "content": "?"}]))
+    # The tags are special tokens of the tiny models, and vLLM leaves such out.
+    extra = {"skip_special_tokens": False} if tokenizer.is_own else {}
+    return ProxyBackend(server.url, metrics, extra=extra, opened=opened), name
