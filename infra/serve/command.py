@@ -1,6 +1,7 @@
 """`r1 serve`: who answers is chosen and made ready, then HTTP is listened to until the server is told to stop."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -50,6 +51,8 @@ def run(cfg: "Config") -> int:
             server_header=False,
         )
         sys.setswitchinterval(SWITCH_S)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: no collection needs to walk it while answers wait
         _Server(settings, _greeting(url, name, bool(key))).run([listening])
     return 0
 

@@ -75,7 +75,9 @@ class Message(_Strict):
         if isinstance(content, list):
             other = next((part.type for part in content if part.type != "text"), None)
             if other is not None:
-                raise Refused(f"the model reads text, not {other[:40]}", param=f"messages[{number}].content")
+                raise Refused(
+                    f"the model reads text, not {other[:40]}", param=f"messages[{number}].content", code="unsupported"
+                )
             content = "".join(part.text for part in content)
         return {"role": "system" if self.role == "developer" else self.role, "content": content or ""}
 
