@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from infra.errors import R1Error
@@ -23,6 +23,8 @@ from modeling.tokenizer import Tokenizer
 
 # Prompt tokens read between two steps of the running rows: what these wait for.
 PREFILL_TOKENS = 4096
+# Between two admissions while others are running: what comes meanwhile is read together.
+ADMIT_S = 0.02
 
 
 class Busy(R1Error):
@@ -123,7 +125,7 @@ class Engine:
         self._tickets: dict[int, Ticket] = {}
         "Running requests, by the id of each of their rows."
         self._stopping = False
-        self._flushed = 0.0
+        self._flushed = self._admitted = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -186,8 +188,9 @@ class Engine:
             if self._stopping:
                 return False
             dropped, self._dropped = self._dropped, []
-            gone = {id(ticket) for ticket in dropped}
-            self._waiting = deque(c for c in self._waiting if id(self._tickets[id(c.row)]) not in gone)
+            if dropped:
+                gone = {id(choice) for ticket in dropped for choice in ticket.choices}
+                self._waiting = deque(choice for choice in self._waiting if id(choice) not in gone)
             new = self._next()
         for ticket in dropped:
             self._forget(choice.row for choice in ticket.choices)
@@ -207,6 +210,10 @@ class Engine:
 
     def _next(self) -> list[Choice]:
         """Waiting answers that take a place now."""
+        now = time.perf_counter()
+        if self.slots.alive and now - self._admitted < ADMIT_S:
+            return []
+        self._admitted = now
         room, tokens, new = self.slots.max_rows - self.slots.alive, PREFILL_TOKENS, []
         while self._waiting and len(new) < room and (tokens > 0 or not new):
             new.append(self._waiting.popleft())
@@ -226,14 +233,15 @@ class Engine:
         if told:
             self._call(_deliver, told)
 
-    def _forget(self, rows) -> None:
+    def _forget(self, rows: Iterable[Row]) -> None:
         """These rows are over, or nobody wants them."""
         rows = list(rows)
         self.slots.remove(rows)
         for row in rows:
             self._tickets.pop(id(row), None)
 
-    def _call(self, function, *args) -> None:
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        """Have the loop call it."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:  # the loop has closed: nobody listens
