@@ -13,6 +13,7 @@ page = st.navigation(
         st.Page("views/thinking.py", title="Thinking", icon=":material/psychology:"),
         st.Page("views/samples.py", title="Samples", icon=":material/article:"),
         st.Page("views/review.py", title="Review", icon=":material/rate_review:"),
+        st.Page("views/chat.py", title="Chat", icon=":material/chat:"),
     ]
 )
 choose()

@@ -26,7 +26,7 @@ def run(cfg: Config) -> None:
     from modeling.stop import StopText
     from rl.tasks.base import prompter
 
-    path = model_folder(cfg)
+    path = model_folder(cfg.generate.checkpoint)
     model, model_cfg, tokenizer = load_model(cfg, path)
     generator = generator_for(model, model_cfg, cfg.sampling)
     stop_ids, stop_text = tokenizer.stop_ids, StopText.of(tokenizer, model_cfg, generator.device)
@@ -51,16 +51,16 @@ def run(cfg: Config) -> None:
         answer(stream, tokenizer, stop_ids, cfg.sampling.max_response_tokens, sys.stdout)
 
 
-def model_folder(cfg: Config) -> Path:
-    """generate.checkpoint, or the newest model under runs/, or the released base."""
-    if cfg.generate.checkpoint:
-        return Path(cfg.generate.checkpoint)
+def model_folder(checkpoint: str) -> Path:
+    """The one given, or where that is empty the newest model under runs/, or the released base."""
+    if checkpoint:
+        return Path(checkpoint)
     trained = [*Path("runs").glob("*/model/config.json"), *Path("runs").glob("*/*/model/config.json")]
     if trained:
         return max(trained, key=lambda path: path.stat().st_mtime).parent
     if (RELEASED_BASE / "config.json").exists():
         return RELEASED_BASE
-    raise ConfigError("generate.checkpoint", "", "there is no model yet", "make one by `make reproduce`")
+    raise ConfigError("checkpoint", "", "there is no model yet", "make one by `make reproduce`")
 
 
 def answer(tokens: Iterator[int], tokenizer: "Tokenizer", stop_ids: set[int], limit: int, out: TextIO) -> None:

@@ -21,6 +21,7 @@ from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
+from infra.serve_config import ServeConfig
 from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
@@ -151,6 +152,8 @@ class Config:
     "Where a model comes from."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
+    serve: ServeConfig = field(default_factory=ServeConfig)
+    "The server of `r1 serve`."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     "Models from elsewhere and for elsewhere."
     tokenize: TokenizeConfig = field(default_factory=TokenizeConfig)

@@ -14,6 +14,7 @@ FOLDERS = {
     "dpo": "dpo.checkpoint",
     "evaluate": "evaluate.checkpoint",
     "generate": "generate.checkpoint",
+    "serve": "serve.checkpoint",
     "reproduce": "reproduce.base",
     "reward_model": "reward_model.checkpoint",
     "rlaif": "rlaif.checkpoint",
@@ -27,10 +28,9 @@ FOLDERS = {
     "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage", "tokenize", "agents", "datagen")} | {
-    "import": "convert",
-    "export": "convert",
-}
+<<<<<<< HEAD
+SHORT = {name: name for name in "plan evaluate doctor lineage tokenize agents datagen serve".split()}
+SHORT |= {"import": "convert", "export": "convert"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {
     "evaluate": {"k": "evaluate.samples"},

@@ -169,6 +169,11 @@ COMMANDS = {
         sections=("run", "datagen"),
         writes=True,
     ),
+    "serve": Command(
+        about="An OpenAI-compatible server: chat completions, completions, streaming, thinking apart.",
+        function="infra.serve.command:run",
+        sections=("serve", "task", "run"),
+    ),
     "lineage": Command(
         about="Where a model comes from: parents, data, settings, commits, back to its base.",
         function="experiments.lineage:show",

@@ -140,6 +140,11 @@ class Tokenizer:
         return self._end_ids if self.answer_end_id is None else {*self._end_ids, self.answer_end_id}
 
     @property
+    def end_ids(self) -> set[int]:
+        """Those of stop_ids that are no part of what is said."""
+        return set(self._end_ids)
+
+    @property
     def stop_text(self) -> str:
         """Text after which an answer is over, where no token of stop_ids says so; empty for none."""
         return ANSWER_END if self.answer_end_id is None else ""
@@ -157,7 +162,7 @@ class Tokenizer:
     @property
     def has_chat(self) -> bool:
         """Whether the model has a chat template."""
-        return bool(self._chat_template())
+        return bool(self.chat_template)
 
     def chat(self, message: str) -> str:
         """The user's message as the model's chat template renders it, up to where the answer begins.
@@ -166,11 +171,16 @@ class Tokenizer:
         """
         from modeling.chat_template import render
 
-        names = ("bos_token", "eos_token", "pad_token", "unk_token")
-        tokens = {name: self._text_of(name) for name in names}
-        return render(self._chat_template(), message, tokens)
+        return render(self.chat_template, message, self.special_texts)
 
-    def _chat_template(self) -> str:
+    @property
+    def special_texts(self) -> dict[str, str]:
+        """What a chat template may name: special tokens by role."""
+        return {name: self._text_of(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+
+    @property
+    def chat_template(self) -> str:
+        """The model's chat template (Jinja); empty where it has none."""
         template = self._beside.get(_TEMPLATE) or self._settings.get("chat_template") or ""
         if isinstance(template, list):  # several by name
             template = next((one["template"] for one in template if one.get("name") == "default"), "")

@@ -21,13 +21,10 @@ from modeling.sampling import Sampled, SamplingConfig
 from modeling.tokenizer import EOS, PAD, Tokenizer
 from rl.config import Placement, RolloutConfig, WeightSync
 from rl.rollout.sharing import Share, SharingEngine, answer_seed
-from rl.rollout.vllm_server import MODEL, Server
+from rl.rollout.vllm_server import MODEL, Server, kernels_for
 from rl.types import Completion, Question
 from training import parallel
 from training.whole import Whole
-
-_SHAPE_OF_KERNELS = (512, 64)
-"kv_lora_rank and qk_rope_head_dim of DeepSeek's models, for which vLLM's latent attention kernels are made."
 
 
 class VLLMEngine(SharingEngine):
@@ -120,14 +117,13 @@ class VLLMEngine(SharingEngine):
             self.server.stop()
 
     def _prepare_server(self) -> None:
-        rank, rope = self.model_cfg.kv_lora_rank, self.model_cfg.qk_rope_head_dim
         self.server = Server(
             self.folder,
             self.folder.with_name("vllm.log"),
             python=Path(self.cfg.vllm.python),
             arguments=self._arguments(),
             devices=self.cfg.devices,
-            environment={} if (rank, rope) == _SHAPE_OF_KERNELS else {"VLLM_MLA_DISABLE": "1"},
+            environment=kernels_for(self.model_cfg),
         )
 
     def _arguments(self) -> list[str]:

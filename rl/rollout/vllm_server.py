@@ -14,14 +14,23 @@ from pathlib import Path
 
 from infra.errors import ConfigError, R1Error
 from infra.http_client import direct
+from modeling.config import ModelConfig
 
 MODEL = "policy"
 "Name under which a server that we start knows the weights, whatever their version."
+_SHAPE_OF_KERNELS = (512, 64)
+"kv_lora_rank and qk_rope_head_dim of DeepSeek's models, for which vLLM's latent attention kernels are made."
 
 # A trainer that is killed must not leave a server behind on the GPUs: the kernel ends it then (Linux).
 _DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execvp(sys.argv[1], sys.argv[1:])"
 # What torchrun and SLURM say to a rank would lead vLLM's own workers astray.
 _RANK_VARIABLES = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK MASTER_ADDR MASTER_PORT PYTHONPATH".split()
+
+
+def kernels_for(cfg: ModelConfig) -> dict[str, str]:
+    """Environment of a server of this network: without the latent kernels where they do not fit its shape."""
+    fits = (cfg.kv_lora_rank, cfg.qk_rope_head_dim) == _SHAPE_OF_KERNELS
+    return {} if fits else {"VLLM_MLA_DISABLE": "1"}
 
 
 class Server:
