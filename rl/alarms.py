@@ -1,11 +1,13 @@
 """When `r1 zero` warns that the sampler and the trainer have come apart, and what to do then.
 
-The levels are where the mismatch laboratory (`python -m experiments.mismatch`, experiments/results/mismatch/) puts them:
-well above everything that its exact baseline showed, below what its faults did. A level is not a claim of harm.
+The levels are where the mismatch laboratory (`python -m experiments.mismatch`, experiments/results/mismatch/) puts
+them: well above everything that its exact baseline showed, below what its faults did. A level is not a claim of harm.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rl.config import RLConfig
 
@@ -18,8 +20,19 @@ class Alarm:
     level: float
     cause: str
     remedy: str
+    pooled: bool = False
+    "Whether the steps so far are put together, as scores of deviation 1 are: sum over the root of their number."
     expected: Callable[[RLConfig], bool] = lambda cfg: False
     "Whether the settings bring it about, and bring its cure along: then nothing is said."
+
+    def sizes(self, values: Sequence[float]) -> list[float]:
+        """What is held against the level after each step, from the metric's values up to there.
+
+        Example, pooled: 2, 2, -1 give 2, 2.83, 1.73; else 2, 2, 1.
+        """
+        if not self.pooled:
+            return [abs(value) for value in values]
+        return [abs(total) / math.sqrt(number) for number, total in enumerate(accumulate(values), 1)]
 
     def line(self, value: float, step: int) -> str:
         """The warning."""
@@ -34,7 +47,8 @@ def _corrected(cfg: RLConfig) -> bool:
 ALARMS = (
     Alarm(
         metric="rl/surprisal_z",
-        level=6.0,
+        level=5.0,
+        pooled=True,
         cause="tokens are not drawn from the distribution whose logprobs the sampler tells (temperature, top-p)",
         remedy="set sampling.temperature=1 sampling.top_p=1, and see that the engine heeds them",
     ),
@@ -64,20 +78,22 @@ ALARMS = (
 
 
 class Watch:
-    """Tells each alarm at the first step that is above its level, and how often it was above in the end."""
+    """Tells each alarm once, at the first step that is above its level."""
 
     def __init__(self, cfg: RLConfig) -> None:
         self.alarms = [alarm for alarm in ALARMS if not alarm.expected(cfg)]
-        self.fired: dict[str, int] = {}
+        self._seen: dict[str, list[float]] = {}
 
     def lines(self, metrics: dict[str, float], step: int) -> list[str]:
         """The warnings of a step (counted from 1), most often none."""
         said = []
-        for alarm in self.alarms:
-            value = metrics.get(alarm.metric, 0.0)
-            if abs(value) <= alarm.level:
+        for alarm in list(self.alarms):
+            if alarm.metric not in metrics:
                 continue
-            if alarm.metric not in self.fired:
-                said.append(alarm.line(value, step))
-            self.fired[alarm.metric] = self.fired.get(alarm.metric, 0) + 1
+            seen = self._seen.setdefault(alarm.metric, [])
+            seen.append(metrics[alarm.metric])
+            size = alarm.sizes(seen)[-1]
+            if size > alarm.level:
+                said.append(alarm.line(size, step))
+                self.alarms.remove(alarm)
         return said

@@ -46,7 +46,8 @@ class Size:
 
 
 def run_arm(name: str, size: Size, *, seed: int, base: Path = RELEASED) -> dict[str, Any]:
-    """-> {"steps": [metrics of each], "start", "end": pass@1 and length of a sound sampler, "seconds"}.
+    """-> {"steps": [metrics of each], "start", "end": pass@1 and length of a sound sampler, "seconds"}; no start but for
+    the arm `none`, as they are all the same.
 
     Everything but the fault is equal in all arms of a seed: weights, questions, the numbers that decide tokens.
     """
@@ -61,7 +62,7 @@ def run_arm(name: str, size: Size, *, seed: int, base: Path = RELEASED) -> dict[
     engine = FAULTS[name].build(state, tokenizer, sampling, seed)
     questions, schedule, started = Questions(task), Schedule(cfg.schedule, total=cfg.steps), time.perf_counter()
 
-    start, steps = judge(sound, state, task, size), []
+    start, steps = (judge(sound, state, task, size) if name == "none" else None), []
     while state.step < size.steps:
         now = schedule.at(state.step)
         metrics, _ = rl_step(state, engine, questions, None, task, RewardConfig(), cfg, now, seed=seed)

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from experiments.figures import BLUE, GREEN, GREY, ORANGE, plt
-from rl.alarms import ALARMS
+from rl.alarms import ALARMS, Alarm
 
 METRICS = (
     "rl/sampler_trainer_diff",
@@ -32,8 +32,8 @@ def summary(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         pairs = zip(ends, arms["none"], strict=True)
         out[name] = {
             "metrics": {m: {"least": min(v), "mean": mean(v), "most": max(v)} for m, v in values.items() if v},
-            "alarms": {a.metric: [first(run["steps"], a.metric, a.level) for run in runs] for a in ALARMS},
-            "pass_at_1": {"start": [run["start"]["pass_at_1"]["mean"] for run in runs], "end": ends},
+            "alarms": {a.metric: [first(a, run["steps"]) for run in runs] for a in ALARMS},
+            "pass_at_1": ends,
             "against_baseline": [end - base["end"]["pass_at_1"]["mean"] for end, base in pairs],
             "train_reward_last_quarter": [mean(_last_quarter(run["steps"])) for run in runs],
             "response_tokens": [run["end"]["response_tokens"] for run in runs],
@@ -41,9 +41,10 @@ def summary(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     return out
 
 
-def first(steps: list[dict[str, float]], metric: str, level: float) -> int | None:
-    """The first step, from 1, at which the metric is above the level in size."""
-    return next((i for i, step in enumerate(steps, 1) if abs(step.get(metric, 0.0)) > level), None)
+def first(alarm: Alarm, steps: list[dict[str, float]]) -> int | None:
+    """The first step, from 1, at which the alarm is told."""
+    sizes = alarm.sizes([step.get(alarm.metric, 0.0) for step in steps])
+    return next((i for i, size in enumerate(sizes, 1) if size > alarm.level), None)
 
 
 def _last_quarter(steps: list[dict[str, float]]) -> list[float]:
@@ -57,7 +58,6 @@ def table(found: dict[str, Any]) -> str:
         m = {key: arm["metrics"].get(key, {"mean": 0.0})["mean"] for key in METRICS}
         fired = {k.removeprefix("rl/"): [s for s in v if s] for k, v in arm["alarms"].items()}
         said = ", ".join(f"{key} ({min(steps)})" for key, steps in fired.items() if steps) or "-"
-        end = arm["pass_at_1"]["end"]
         rows.append(
             (
                 name,
@@ -65,7 +65,7 @@ def table(found: dict[str, Any]) -> str:
                 f"{m['rl/sampler_trainer_far_frac']:.1e}",
                 f"{m['rl/surprisal_z']:.1f}",
                 said,
-                f"{mean(end):.3f}",
+                f"{mean(arm['pass_at_1']):.3f}",
                 " ".join(f"{d:+.3f}" for d in arm["against_baseline"]),
             )
         )
@@ -77,14 +77,14 @@ def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """Two metrics by step with their alarm levels, and pass@1 at the end, of every arm."""
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.6))
     for ax, metric in zip(axes, ("rl/sampler_trainer_diff", "rl/surprisal_z"), strict=False):
-        level = next(a.level for a in ALARMS if a.metric == metric)
+        alarm = next(a for a in ALARMS if a.metric == metric)
         for number, (name, runs) in enumerate(arms.items()):
-            values = [mean(abs(s.get(metric, 0.0)) for s in step) for step in zip(*_steps(runs), strict=True)]
-            style = (
-                dict(color="black", linewidth=2.5) if name == "none" else dict(color=plt.cm.tab10((number - 1) % 10))
-            )
+            by_run = [alarm.sizes([step.get(metric, 0.0) for step in run["steps"]]) for run in runs]
+            values = [mean(step) for step in zip(*by_run, strict=True)]
+            colour = plt.cm.tab10((number - 1) % 10)
+            style = dict(color="black", linewidth=2.5) if name == "none" else dict(color=colour)
             ax.plot(range(1, len(values) + 1), [max(v, 1e-7) for v in values], label=name, **style)
-        ax.axhline(level, color=GREY, linestyle="--", label="alarm")
+        ax.axhline(alarm.level, color=GREY, linestyle="--", label="alarm")
         ax.set(title=metric, xlabel="step", yscale="log")
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("size, mean over seeds")
@@ -97,8 +97,9 @@ def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
             colour = BLUE if name == "none" else ORANGE
             axes[2].plot([end["low"], end["high"]], [y, y], color=colour, alpha=0.5)
             axes[2].plot(end["mean"], y, "o", color=colour)
-            axes[2].plot(run["start"]["pass_at_1"]["mean"], y, "|", color=GREEN)
-    axes[2].set(title="held-out pass@1 after the last step (green: before)", yticks=range(len(names)), xlabel="pass@1")
+    for run in arms["none"]:
+        axes[2].axvline(run["start"]["pass_at_1"]["mean"], color=GREEN, linestyle=":")
+    axes[2].set(title="held-out pass@1 after the last step (dotted: before)", yticks=range(len(names)), xlabel="pass@1")
     axes[2].set_yticklabels(names)
     axes[2].grid(alpha=0.25)
     fig.tight_layout()
@@ -106,7 +107,3 @@ def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     fig.savefig(path, dpi=120)
     plt.close(fig)
     return path
-
-
-def _steps(runs: list[dict[str, Any]]) -> list[list[dict[str, float]]]:
-    return [run["steps"] for run in runs]
