@@ -46,8 +46,9 @@ class Size:
 
 
 def run_arm(name: str, size: Size, *, seed: int, base: Path = RELEASED) -> dict[str, Any]:
-    """-> {"steps": [metrics of each], "start", "end": pass@1 and length of a sound sampler, "seconds"}; no start but for
-    the arm `none`, as they are all the same.
+    """-> {"steps": [metrics of each], "start", "end": pass@1 and length of a sound sampler, "seconds"}.
+
+    The start is looked at in the arm `none` alone: it is the same in all.
 
     Everything but the fault is equal in all arms of a seed: weights, questions, the numbers that decide tokens.
     """
