@@ -209,7 +209,7 @@ def _help(name: str, command: Command, given: list[str]) -> str:
 
 
 def doctor(cfg: "Config", verb: str, given: list[str]) -> int:
-    """`r1 doctor`; -> 1 where a program got out of the sandbox, or a run (`r1 doctor zero ...`) would be for nothing."""
+    """`r1 doctor`; -> 1 where a program got out of the sandbox, or the run of `r1 doctor zero` would be in vain."""
     from infra import hardware
 
     if verb:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, partial, reward_checks, sandbox, speculative, train
+from experiments.bench import decode, growth, grpo_step, logging, partial, reward_checks, sandbox, speculative, train
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -17,6 +17,11 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "reward_checks": reward_checks.run,
     "sandbox_runs": sandbox.run,
     "partial_rollouts": partial.run,
+    "grpo_step": grpo_step.run,
+    "growth_tokens": growth.tokens,
+    "growth_experts": growth.experts,
+    "growth_group": growth.group,
+    "growth_response": growth.response,
 }
 FOLDER = Path("runs/bench")
 
