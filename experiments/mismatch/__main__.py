@@ -52,7 +52,7 @@ def main(given: list[str]) -> dict[str, Any]:
         "name": "mismatch",
         "question": "which metric shows a known fault of the sampler, how early, and what does it do to learning",
         "faults": {name: FAULTS[name].about for name in arms},
-        "levels": {alarm.metric: alarm.level for alarm in ALARMS},
+        "levels": {alarm.name: {"metric": alarm.metric, "level": alarm.level} for alarm in ALARMS},
         "size": asdict(size) | {"seeds": seeds},
         "arms": found,
         "curves": {name: [_curves(run) for run in runs] for name, runs in arms.items()},

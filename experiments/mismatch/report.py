@@ -32,7 +32,7 @@ def summary(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         pairs = zip(ends, arms["none"], strict=True)
         out[name] = {
             "metrics": {m: {"least": min(v), "mean": mean(v), "most": max(v)} for m, v in values.items() if v},
-            "alarms": {a.metric: [first(a, run["steps"]) for run in runs] for a in ALARMS},
+            "alarms": {a.name: [first(a, run["steps"]) for run in runs] for a in ALARMS},
             "pass_at_1": ends,
             "against_baseline": [end - base["end"]["pass_at_1"]["mean"] for end, base in pairs],
             "train_reward_last_quarter": [mean(_last_quarter(run["steps"])) for run in runs],
@@ -56,7 +56,7 @@ def table(found: dict[str, Any]) -> str:
     rows = [("fault", "diff", "far", "|z|", "first alarms (step)", "pass@1 at the end", "against none")]
     for name, arm in found.items():
         m = {key: arm["metrics"].get(key, {"mean": 0.0})["mean"] for key in METRICS}
-        fired = {k.removeprefix("rl/"): [s for s in v if s] for k, v in arm["alarms"].items()}
+        fired = {k: [s for s in v if s] for k, v in arm["alarms"].items()}
         said = ", ".join(f"{key} ({min(steps)})" for key, steps in fired.items() if steps) or "-"
         rows.append(
             (
@@ -77,14 +77,15 @@ def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """Two metrics by step with their alarm levels, and pass@1 at the end, of every arm."""
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.6))
     for ax, metric in zip(axes, ("rl/sampler_trainer_diff", "rl/surprisal_z"), strict=False):
-        alarm = next(a for a in ALARMS if a.metric == metric)
+        alarms = [a for a in ALARMS if a.metric == metric]
         for number, (name, runs) in enumerate(arms.items()):
-            by_run = [alarm.sizes([step.get(metric, 0.0) for step in run["steps"]]) for run in runs]
+            by_run = [alarms[0].sizes([step.get(metric, 0.0) for step in run["steps"]]) for run in runs]
             values = [mean(step) for step in zip(*by_run, strict=True)]
             colour = plt.cm.tab10((number - 1) % 10)
             style = dict(color="black", linewidth=2.5) if name == "none" else dict(color=colour)
             ax.plot(range(1, len(values) + 1), [max(v, 1e-7) for v in values], label=name, **style)
-        ax.axhline(alarm.level, color=GREY, linestyle="--", label="alarm")
+        for alarm in alarms:
+            ax.axhline(alarm.level, color=GREY, linestyle="--", label=f"alarm `{alarm.name}`")
         ax.set(title=metric, xlabel="step", yscale="log")
         ax.grid(alpha=0.25)
     axes[0].set_ylabel("size, mean over seeds")

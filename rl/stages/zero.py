@@ -13,7 +13,7 @@ from pathlib import Path
 
 from infra.progress import say
 from infra.tracking import Tracker
-from modeling.config import Fp8, Head, Modules
+from modeling.config import DType, Fp8, Head, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.alarms import Watch
@@ -112,7 +112,7 @@ def run(
     state.data = ZeroData(questions=questions, reference=reference, ahead=ahead, partial=partial)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
     activations: Activations | None = Activations(state)
-    watch = Watch(cfg)
+    watch = Watch(cfg, full_precision=model_cfg.dtype is DType.fp32 and fp8 is Fp8.none)
 
     def step(state: TrainState) -> dict[str, float]:
         nonlocal activations

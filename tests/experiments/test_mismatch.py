@@ -193,6 +193,6 @@ def test_the_committed_result_follows_from_the_committed_curves():
         for alarm in report.ALARMS:
             if alarm.metric in runs[0]:
                 steps = [[{alarm.metric: v} for v in run[alarm.metric]] for run in runs]
-                assert [report.first(alarm, s) for s in steps] == result["arms"][name]["alarms"][alarm.metric], name
-    assert result["levels"] == {alarm.metric: alarm.level for alarm in report.ALARMS}
+                assert [report.first(alarm, s) for s in steps] == result["arms"][name]["alarms"][alarm.name], name
+    assert result["levels"] == {a.name: {"metric": a.metric, "level": a.level} for a in report.ALARMS}
     assert not any(step for steps in result["arms"]["none"]["alarms"].values() for step in steps)

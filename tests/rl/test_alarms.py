@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rl.alarms import ALARMS, Alarm, Watch
-from rl.config import RLConfig
+from rl.config import EngineName, Placement, RLConfig, RolloutConfig
 from rl.metrics import surprisal
 from rl.mismatch import mismatch_metrics
 from rl.types import Completion
@@ -62,14 +62,14 @@ def test_no_surprise_is_told_without_entropies_or_of_greedy_answers() -> None:
 
 
 def test_pooled_scores_grow_with_the_root_of_the_steps() -> None:
-    alarm = Alarm(metric="z", level=5, cause="", remedy="", pooled=True)
+    alarm = Alarm(name="z", metric="z", level=5, cause="", remedy="", pooled=True)
     assert alarm.sizes([2, 2, -1]) == pytest.approx([2, 4 / math.sqrt(2), 3 / math.sqrt(3)])
     assert [size > alarm.level for size in alarm.sizes([2.0] * 7)] == [False] * 6 + [True]
 
 
 def test_an_alarm_is_told_once_with_metric_value_level_cause_and_remedy() -> None:
-    watch = Watch(RLConfig())
-    diff = next(alarm for alarm in ALARMS if alarm.metric == "rl/sampler_trainer_diff")
+    watch = Watch(RLConfig(), full_precision=False)
+    diff = next(alarm for alarm in ALARMS if alarm.name == "apart")
     assert watch.lines({diff.metric: diff.level / 2}, step=1) == []
     (line,) = watch.lines({diff.metric: 3 * diff.level}, step=2)
     assert all(part in line for part in ("step 2", diff.metric, f"{3 * diff.level:.3g}", diff.cause, diff.remedy))
@@ -78,7 +78,21 @@ def test_an_alarm_is_told_once_with_metric_value_level_cause_and_remedy() -> Non
 
 def test_a_difference_that_is_weighed_away_is_no_news() -> None:
     far = {"rl/sampler_trainer_diff": 1.0, "rl/sampler_trainer_far_frac": 1.0}
-    assert len(Watch(RLConfig()).lines(far, 1)) == 2
-    corrected = Watch(RLConfig(importance_cap=2.0))
-    assert corrected.lines(far, 1) == []
+    assert len(Watch(RLConfig(), full_precision=False).lines(far, 1)) == 2
+    corrected = Watch(RLConfig(importance_cap=2.0), full_precision=False)
+    assert [line for line in corrected.lines(far, 1) if "_diff" in line] == []
     assert len(corrected.lines({"rl/importance_capped_frac": 0.9}, 2)) == 1
+
+
+def test_a_sampler_that_is_to_be_the_trainer_itself_is_held_to_rounding() -> None:
+    rounding_of_bf16 = {"rl/sampler_trainer_diff": 3e-3}
+    separate = RolloutConfig(placement=Placement.separate, one_step_off=True)
+    for cfg, full, told in (
+        (RLConfig(), True, 1),
+        (RLConfig(), False, 0),
+        (RLConfig(rollout=RolloutConfig(partial_tokens=8)), True, 0),
+        (RLConfig(rollout=separate), True, 0),
+        (RLConfig(rollout=RolloutConfig(engine=EngineName.vllm)), True, 0),
+    ):
+        assert len(Watch(cfg, full_precision=full).lines(rounding_of_bf16, 1)) == told
+    assert Watch(RLConfig(), full_precision=True).lines({"rl/sampler_trainer_diff": 4e-5}, 1) == []
