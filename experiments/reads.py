@@ -28,7 +28,6 @@ FOLDERS = {
     "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-<<<<<<< HEAD
 SHORT = {name: name for name in "plan evaluate doctor lineage tokenize agents datagen serve".split()}
 SHORT |= {"import": "convert", "export": "convert"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."

@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from experiments import evaluation, lineage
+from experiments import evaluation, forecast, lineage
 from experiments.config import Config, to_dict
 from experiments.figures import draw
 from experiments.lineage import Lineage
 from experiments.summary import as_summary
 from infra.errors import ConfigError
+from infra.files import read_json
+from infra.hardware import peak_memory_gib
 from infra.progress import say
 from infra.stopping import Stopped
 from infra.tracking import Tracker
@@ -43,6 +45,7 @@ def zero(cfg: Config) -> None:
     """`r1 zero`."""
     model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir))
     if parallel.is_main():
+        _say_how_it_came(Path(cfg.run.dir))
         say(f"trained model: {model}; figures: {cfg.run.dir}/figures; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
 
 
@@ -50,6 +53,7 @@ def ppo(cfg: Config) -> None:
     """`r1 ppo`."""
     model = zero_stage(cfg, Path(cfg.rl.checkpoint), Path(cfg.run.dir), stage="ppo")
     if parallel.is_main():
+        _say_how_it_came(Path(cfg.run.dir))
         say(f"trained model: {model}; figures: {cfg.run.dir}/figures; r1 evaluate evaluate.checkpoint={cfg.run.dir}")
 
 
@@ -121,15 +125,24 @@ def zero_stage(cfg: Config, base: Path, folder: Path, base_scores: dict | None =
                 fp8=cfg.model.fp8,
                 run_dir=folder,
                 seed=cfg.run.seed,
-                tracker=tracker,
+                tracker=forecast.FirstSteps(tracker, cfg, folder, parallel.world()),
                 config=config,
                 modules=cfg.model.modules,
                 stage=stage,
             )
+            if parallel.is_main():
+                forecast.compare(folder, peak_memory_gib())
         if parallel.is_main() and not (folder / "figures" / "reflection.png").exists():  # the one drawn last
             for figure in draw(folder, folder / "figures", task=cfg.task.label, base=base_scores):
                 tracker.artifact(figure)
         return model
+
+
+def _say_how_it_came(folder: Path) -> None:
+    """The forecast beside what came, where there was one."""
+    found = read_json(folder / forecast.CHECK)
+    if found:
+        print(forecast.compare_table(found))
 
 
 def dpo_stage(cfg: Config, base: Path, folder: Path, *, stage: str = "dpo") -> Path:

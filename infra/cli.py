@@ -1,5 +1,6 @@
 """`r1 <command> key=value ...`: settings are judged first, then ranks start, then torch is imported."""
 
+import dataclasses
 import difflib
 import errno
 import importlib
@@ -89,7 +90,7 @@ def _run(argv: list[str]) -> int:
     if not (launched or child):  # a child that is told to stop alone has to be missed, or rank 0 would wait for it
         stopping.raise_on_signals()
     try:
-        return _work(cfg, name, argv, launched)
+        return _work(cfg, command, argv, launched)
     except stopping.Stopped as stopped:
         if command.trains:
             stopping.leave_word()
@@ -103,11 +104,10 @@ def _what_is_kept(command: Command, cfg: "Config") -> str:
     return "nothing was written; the same command starts anew"
 
 
-def _work(cfg: "Config", name: str, argv: list[str], launched: bool) -> int:
-    """Run a judged command on its ranks."""
+def _work(cfg: "Config", command: Command, argv: list[str], launched: bool) -> int:
+    """Run a judged command on its ranks; argv is what starts another rank of it."""
     from infra import ranks
 
-    command = COMMANDS[name]
     number = ranks.count(cfg) if command.ranks and not launched else 1
     if command.ranks:
         ranks.check_layout(cfg, int(os.environ["WORLD_SIZE"]) if launched else number)
@@ -208,10 +208,12 @@ def _help(name: str, command: Command, given: list[str]) -> str:
     return pages.page(title, groups, sections, bare=SHORT.get(name))
 
 
-def doctor(cfg: "Config") -> int:
-    """`r1 doctor`; -> 1 where a program got out of the sandbox."""
+def doctor(cfg: "Config", verb: str, given: list[str]) -> int:
+    """`r1 doctor`; -> 1 where a program got out of the sandbox, or the run of `r1 doctor zero` would be in vain."""
     from infra import hardware
 
+    if verb:
+        return _doctor_of(verb, given)
     if not cfg.doctor.sandbox:
         checks = hardware.report()
         print(json.dumps(hardware.as_dict(checks), indent=2) if cfg.doctor.json else hardware.text(checks))
@@ -230,6 +232,18 @@ def doctor(cfg: "Config") -> int:
         else f"{summary['attempts']} tried, {summary['escaped']} got out"
     )
     return int(summary["escaped"] > 0)
+
+
+def _doctor_of(name: str, given: list[str]) -> int:
+    """Look at a run before it is started, on its own ranks."""
+    from experiments.config import GROUPS, Config
+    from experiments.overrides import full
+    from infra import ranks
+
+    launched, _ = ranks.launched(), ranks.die_with_parent()
+    cfg = _judge(name, full(given, "doctor", Config, GROUPS), launched)
+    probe = dataclasses.replace(COMMANDS[name], function="experiments.doctor:run", writes=False)
+    return _work(cfg, probe, ["doctor", name, *given], launched)
 
 
 def plan(cfg: "Config") -> int:

@@ -219,6 +219,9 @@ COMMANDS = {
         sections=("run", "tracking"),
     ),
     "doctor": Command(
-        about="What this machine can run, and why not.", function="infra.cli:doctor", sections=("doctor",)
+        about="What this machine can run, and why not; before a run: r1 doctor zero rl.checkpoint=...",
+        function="infra.cli:doctor",
+        sections=("doctor",),
+        verbs=("zero", "ppo"),
     ),
 }

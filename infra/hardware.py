@@ -26,7 +26,8 @@ class DoctorConfig:
     sandbox: bool = False
     "Try to get out of the code sandbox instead, in every way of rl/sandbox/attempts.py, and say what came of each."
     json: bool = False
-    "Print one JSON object; of the sandbox: attempts, escaped, and what came of each by its name."
+    """Print one JSON object; of the sandbox: attempts, escaped, and what came of each by its name; of a run: what is
+    foretold, refused and warned of."""
 
 
 @dataclass(frozen=True, slots=True)

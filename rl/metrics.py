@@ -1,5 +1,7 @@
 """What a step's answers look like: rewards, lengths, reflection, entropy. Statistics only; nothing here is rewarded."""
 
+import math
+
 import numpy as np
 
 from rl.reflection import reflects
@@ -34,6 +36,7 @@ def rollout_metrics(groups: list[Group]) -> dict[str, float]:
             metrics[f"rl/reward/{part}"] = _mean([c.breakdown[part] for c in answers])
     if all(len(c.entropies) == len(c.tokens) for c in answers):  # vLLM and Megatron's engine do not tell them
         metrics["rl/entropy"] = sum(sum(c.entropies) for c in answers) / max(tokens, 1)
+    metrics |= surprisal(answers)
     for name, some in (("correct", right), ("wrong", wrong)):
         if some:
             metrics[f"rl/response_tokens_{name}"] = _mean([len(c.tokens) for c in some])
@@ -44,6 +47,25 @@ def _parts(answers: list[Completion]) -> dict[str, list[float]]:
     """Each part of the breakdowns with its values, from the answers that have it."""
     names = dict.fromkeys(name for c in answers for name in c.breakdown)
     return {name: [c.breakdown[name] for c in answers if name in c.breakdown] for name in names}
+
+
+def surprisal(answers: list[Completion]) -> dict[str, float]:
+    """Whether the tokens are as surprising as the sampler's own distribution says, where the engine tells entropies.
+
+    rl/surprisal_gap: mean over all tokens of d = -logprob - entropy, nats; it is 0 in the mean where a token was drawn
+    from the distribution that both are of. rl/surprisal_z: sum of d over the root of its sum of squares, which has then
+    a deviation of about 1, whatever the model, however long the answers (d is a martingale difference).
+
+    Example: a fair coin of 100 tokens, told as 3 : 1, of which 50 came each way: logprobs log .75 and log .25, entropy
+    .562; gap .275.
+    """
+    if not all(len(c.entropies) == len(c.tokens) for c in answers):  # vLLM and Megatron's engine do not tell them
+        return {}
+    d = [-lp - h for c in answers for lp, h in zip(c.sampler_logprobs, c.entropies, strict=True)]
+    squares = sum(x * x for x in d)
+    if not squares:  # greedy, or nothing written
+        return {}
+    return {"rl/surprisal_gap": sum(d) / len(d), "rl/surprisal_z": sum(d) / math.sqrt(squares)}
 
 
 def staleness(groups: list[Group], updates: int) -> float:

@@ -13,6 +13,7 @@ from rl.config import OldLogprobs, PartialLoss, RLConfig
 from rl.critic import judge, learn
 from rl.importance import correct_for_sampler, importance_metrics
 from rl.metrics import rollout_metrics, staleness
+from rl.mismatch import mismatch_metrics
 from rl.objective_config import ObjectiveName
 from rl.objectives.grpo import grpo_loss
 from rl.objectives.mirror_descent import mirror_descent_loss
@@ -175,19 +176,17 @@ def _frozen_logprobs(
 
 
 def _loss(batch: MicroBatch, token_loss: torch.Tensor, cfg: RLConfig) -> LossOutput:
-    """The objective on logprobs = -token_loss, with the trainer-sampler difference measured beside it."""
+    """The objective on logprobs = -token_loss, with the trainer-sampler mismatch measured beside it."""
     out = LOSSES[cfg.objective.name](batch, -token_loss, cfg.objective)
-    difference = (batch.extras["sampler_logprobs"] + token_loss.detach()).abs()
-    out.metrics["rl/sampler_trainer_diff"] = (batch.loss_weights * difference).sum()
+    out.metrics |= mismatch_metrics(batch, -token_loss)
     if cfg.importance_cap > 0:
         out.metrics |= importance_metrics(batch, cfg.importance_cap)
     return out
 
 
 def _mean(updates: list[dict[str, float]]) -> dict[str, float]:
-    """Mean over the step's updates; the trainer-sampler difference is the first one's, made with the same weights."""
+    """Mean over the step's updates; the trainer-sampler mismatch is the first one's, made with the same weights."""
     if not updates:  # every group scored the same: nothing to learn from in this step
         return {}
     metrics = {key: float(np.mean([u[key] for u in updates])) for key in updates[0]}
-    metrics["rl/sampler_trainer_diff"] = updates[0]["rl/sampler_trainer_diff"]
-    return metrics
+    return metrics | {key: value for key, value in updates[0].items() if key.startswith("rl/sampler_trainer")}

@@ -4,7 +4,18 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from experiments.bench import decode, logging, partial, reward_checks, sandbox, serve, speculative, train
+from experiments.bench import (
+    decode,
+    growth,
+    grpo_step,
+    logging,
+    partial,
+    reward_checks,
+    sandbox,
+    serve,
+    speculative,
+    train,
+)
 from experiments.bench.result import Result
 from infra.errors import ConfigError, R1Error
 from infra.progress import say
@@ -19,6 +30,11 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "partial_rollouts": partial.run,
     "serve": serve.run,
     "serve_peer": serve.run_peer,
+    "grpo_step": grpo_step.run,
+    "growth_tokens": growth.tokens,
+    "growth_experts": growth.experts,
+    "growth_group": growth.group,
+    "growth_response": growth.response,
 }
 FOLDER = Path("runs/bench")
 

@@ -30,7 +30,10 @@ def run() -> Result:
     """Time both sides in turn, after finding the peer's fastest setting."""
     cores = len(os.sched_getaffinity(0))
     settings = {
-        f"{name}, {ranks} x {cores // ranks} threads{kept}": (name, _ranks(ranks, cores // ranks, ALLOCATORS[kept]))
+        f"{name}, {ranks} x {cores // ranks} threads{kept}": (
+            name,
+            environments(ranks, cores // ranks, ALLOCATORS[kept]),
+        )
         for name, ranks, kept in itertools.product(IMPLEMENTATIONS, (1, 2), ALLOCATORS)
         if ranks <= cores
     }
@@ -42,7 +45,7 @@ def run() -> Result:
     name, ranks = settings[best]
     ours, theirs = [], []
     with (
-        Worker("experiments.bench.train", "ours", ranks=_ranks(cores, 1)) as us,
+        Worker("experiments.bench.train", "ours", ranks=environments(cores, 1)) as us,
         Worker("experiments.bench.train", "peer", name, ranks=ranks) as them,
     ):
         for worker in (us, them):
@@ -54,7 +57,7 @@ def run() -> Result:
     return Result.of("train_tokens", "tokens/s", ours, theirs, peer_name, peer_settings=found, ours_ranks=cores)
 
 
-def _ranks(count: int, threads: int, extra: dict[str, str] | None = None) -> list[dict[str, str]]:
+def environments(count: int, threads: int, extra: dict[str, str] | None = None) -> list[dict[str, str]]:
     """Environments of `count` processes that find each other."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

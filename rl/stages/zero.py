@@ -11,10 +11,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.progress import say
 from infra.tracking import Tracker
-from modeling.config import Fp8, Head, Modules
+from modeling.config import DType, Fp8, Head, Modules
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
+from rl.alarms import Watch
 from rl.config import RLConfig
 from rl.curriculum import build_questions
 from rl.evaluate import EvaluateConfig, evaluate, write_answers
@@ -110,6 +112,7 @@ def run(
     state.data = ZeroData(questions=questions, reference=reference, ahead=ahead, partial=partial)
     schedule = Schedule(cfg.schedule, total=cfg.steps)
     activations: Activations | None = Activations(state)
+    watch = Watch(cfg, full_precision=model_cfg.dtype is DType.fp32 and fp8 is Fp8.none)
 
     def step(state: TrainState) -> dict[str, float]:
         nonlocal activations
@@ -124,6 +127,9 @@ def run(
         if activations:  # once in a stage is enough
             metrics |= memory_by_part(state, reference, activations)
             activations = None
+        for line in watch.lines(metrics, state.step + 1):
+            if parallel.is_main():
+                say(line)
         tracker.samples(state.step, sample_rows(groups[: cfg.sample_groups], state.step, tokenizer))
         return metrics
 

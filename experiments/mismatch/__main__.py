@@ -1,0 +1,84 @@
+"""`python -m experiments.mismatch [fault ...] [seeds=1] [steps=24] [out=FOLDER]`: the mismatch laboratory.
+
+R1-Zero on the released base with a sampler that has one known fault, against the same with none: same seeds, same
+questions, same numbers that decide the tokens. Each run is kept in runs/mismatch and not done again; the table, the
+figure and the JSON in experiments/results/mismatch are of all faults that have all seeds.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.summary import write_json
+from infra.errors import ConfigError, R1Error
+from infra.hardware import machine
+from infra.progress import say
+from infra.tracking import git_state
+
+RUNS = Path("runs/mismatch")
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "mismatch"
+
+
+def main(given: list[str]) -> dict[str, Any]:
+    """Run what is missing, write the result, return it."""
+    from experiments.mismatch.arm import Size, run_arm
+    from experiments.mismatch.faults import FAULTS
+    from experiments.mismatch.report import draw, summary, table
+    from rl.alarms import ALARMS
+
+    own = dict(item.split("=", 1) for item in given if "=" in item)
+    names = [item for item in given if "=" not in item] or list(FAULTS)
+    for wrong in [key for key in own if key not in ("seeds", "steps", "out")] + [n for n in names if n not in FAULTS]:
+        raise ConfigError("mismatch", wrong, "is no fault and no setting", f"choose from {', '.join(FAULTS)}")
+    seeds, size = int(own.get("seeds", "1")), Size(steps=int(own.get("steps", "24")))
+    for seed in range(seeds):
+        for name in names:
+            path = _path(name, seed, size.steps)
+            if not path.exists():
+                say(f"{name}, seed {seed}: {FAULTS[name].about} ...")
+                write_json(path, run_arm(name, size, seed=seed))
+
+    arms = {}
+    for name in FAULTS:
+        paths = [_path(name, seed, size.steps) for seed in range(seeds)]
+        if all(path.exists() for path in paths):
+            arms[name] = [json.loads(path.read_text()) for path in paths]
+    if "none" not in arms:
+        raise ConfigError("mismatch", " ".join(names), "there is no baseline to compare with", "run none, too")
+    found = summary(arms)
+    result = {
+        "name": "mismatch",
+        "question": "which metric shows a known fault of the sampler, how early, and what does it do to learning",
+        "faults": {name: FAULTS[name].about for name in arms},
+        "levels": {alarm.name: {"metric": alarm.metric, "level": alarm.level} for alarm in ALARMS},
+        "size": asdict(size) | {"seeds": seeds},
+        "arms": found,
+        "curves": {name: [_curves(run) for run in runs] for name, runs in arms.items()},
+        "command": " ".join(["python -m experiments.mismatch", *given]),
+    }
+    result |= {key: git_state()[key] for key in ("commit", "dirty")} | {"machine": machine()}
+    out = Path(own.get("out", RESULTS))
+    write_json(out / "mismatch.json", result)
+    draw(arms, out / "mismatch.png")
+    print(table(found))
+    say(f"written to {out}")
+    return result
+
+
+def _path(name: str, seed: int, steps: int) -> Path:
+    return RUNS / f"{name}_{steps}_seed{seed}.json"
+
+
+def _curves(run: dict[str, Any]) -> dict[str, list[float]]:
+    """Step by step, rounded: what the figure is of, so that levels can be judged again without training."""
+    names = ("rl/sampler_trainer_diff", "rl/sampler_trainer_far_frac", "rl/surprisal_z", "rl/reward/accuracy")
+    return {name: [float(f"{step.get(name, 0.0):.4g}") for step in run["steps"]] for name in names}
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except R1Error as error:
+        sys.exit(f"mismatch: {error}")
