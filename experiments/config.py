@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import checks, overrides, stored
+from experiments.claims.config import ClaimConfig
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
 from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
@@ -34,7 +35,7 @@ from rl.tasks.base import TaskConfig
 from training.config import ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
 
-SCALES = ("tiny", "gpu", "cluster")
+SCALES = ("tiny", "small", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
 CONF = Path(__file__).resolve().parent / "conf"
@@ -95,7 +96,7 @@ class Config:
     """All settings of a command. What reaches across parts is checked here."""
 
     scale: str = "tiny"
-    "tiny (CPU cores), gpu (one machine), cluster (SLURM or torchrun): sizes and processes, never other code."
+    "tiny and small (CPU cores: minutes, hours), gpu (one machine), cluster (SLURM or torchrun): sizes, never other code."
     run: RunConfig = field(default_factory=RunConfig)
     "Where a run keeps its files."
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -150,6 +151,8 @@ class Config:
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)
     "Models from elsewhere and for elsewhere."
+    claim: ClaimConfig = field(default_factory=ClaimConfig)
+    "The papers' claims."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
