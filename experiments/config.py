@@ -96,7 +96,7 @@ class Config:
     """All settings of a command. What reaches across parts is checked here."""
 
     scale: str = "tiny"
-    "tiny and small (CPU cores: minutes, hours), gpu (one machine), cluster (SLURM or torchrun): sizes, never other code."
+    "tiny and small (CPU cores: minutes, hours), gpu (one machine), cluster (SLURM, torchrun): sizes, never other code."
     run: RunConfig = field(default_factory=RunConfig)
     "Where a run keeps its files."
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -5,7 +5,7 @@ eval/budget_64/pass_at_1  the same with the thinking cut there
 eval/right_with_check     accuracy of the answers that check themselves; eval/check_effect: with minus without, mean
                           over the questions that have both
 rl/entropy@first          a metric's mean over the first tenth of its points; @last, over the last; @mean, over all;
-                          @drops: the sum of its falls from point to point
+                          @drops, of eval/: the sum of its falls from point to point
 model/params, model/kv_elements_per_token, train_s, evaluate_s
 """
 
@@ -56,9 +56,15 @@ def curves(found: dict[str, dict[int, float]]) -> dict[str, float | None]:
         if not name.startswith(METRICS):
             continue
         y = list(points.values())
+        if name.endswith(("_low", "_high")):
+            continue
+        if len(y) == 1:  # memory, which is measured once
+            values[f"{name}@mean"] = _number(y[0])
+            continue
         tenth = max(1, round(len(y) / 10))
         falls = sum(max(0.0, a - b) for a, b in zip(y, y[1:], strict=False))
-        parts = {"first": _mean(y[:tenth]), "last": _mean(y[-tenth:]), "mean": _mean(y), "drops": falls}
+        parts = {"first": _mean(y[:tenth]), "last": _mean(y[-tenth:]), "mean": _mean(y)}
+        parts |= {"drops": falls} if name.startswith("eval/") else {}
         values |= {f"{name}@{part}": _number(value) for part, value in parts.items()}
     return values
 

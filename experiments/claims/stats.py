@@ -65,9 +65,10 @@ def judge(
         return Verdict(verdict="", reason="", **told)
     if missing:
         return Verdict(verdict=OPEN, reason=f"no number in seed {', '.join(missing)}", **told)
+    if not finite:
+        return Verdict(verdict=OPEN, reason="not run", **told)
     if not fixed and len(finite) < MIN_SEEDS:
-        reason = f"{len(finite)} of at least {MIN_SEEDS} seeds were run" if finite else "not run"
-        return Verdict(verdict=OPEN, reason=reason, **told)
+        return Verdict(verdict=OPEN, reason=f"{len(finite)} of at least {MIN_SEEDS} seeds were run", **told)
     sides = _clears(rule, low, high)
     if sides is not None:
         where = "" if fixed else f"the interval of {len(finite)} seeds lies "

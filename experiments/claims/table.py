@@ -121,7 +121,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{row['id']:<4}{row['verdict']:<16}{row['title']} ({row['source']}; paper: {row['paper']})")
         for rule in row["rules"]:
             verdict = f", {rule['bound']}: {rule['verdict']}" if rule["bound"] else ""
-            lines.append(f"      {rule['name']}: {shown(rule)} over {rule['seeds']} seeds{verdict}")
+            lines.append(f"      {rule['name']}: {shown(rule)}, seeds: {rule['seeds']}{verdict}")
         if row["verdict"] == OPEN:
             lines.append(f"      {row['reason']}")
     return "\n".join(lines)
