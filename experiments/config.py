@@ -14,6 +14,7 @@ from experiments.claims.config import ClaimConfig
 from experiments.convert import ConvertConfig
 from experiments.r1_config import LineageConfig, R1Config
 from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
+from experiments.reference_config import CompareConfig, ReferenceConfig
 from infra.errors import ConfigError
 from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
@@ -153,6 +154,10 @@ class Config:
     "Models from elsewhere and for elsewhere."
     claim: ClaimConfig = field(default_factory=ClaimConfig)
     "The papers' claims."
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    "Reference curves."
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    "A run against a reference."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
     launch: LaunchConfig = field(default_factory=LaunchConfig)

@@ -28,7 +28,7 @@ FOLDERS = {
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"import": "convert", "export": "convert"}
-SHORT |= {"claim": "claim", "claims": "claim"}
+SHORT |= {"claim": "claim", "claims": "claim", "reference": "reference", "compare": "compare"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."

@@ -202,6 +202,16 @@ COMMANDS = {
         function="experiments.claims.commands:claims",
         sections=("scale", "claim"),
     ),
+    "reference": Command(
+        about="A band for ten chief metrics from three runs or more of the same settings.",
+        function="experiments.reference:reference",
+        sections=("reference",),
+    ),
+    "compare": Command(
+        about="Whether a run stays within a reference, step by step, and which metric left first.",
+        function="experiments.reference:compare",
+        sections=("compare",),
+    ),
     "sync": Command(
         about="Send to MLflow what it has not got of the run in run.dir.",
         function="infra.cli:sync",
