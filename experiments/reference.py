@@ -1,7 +1,7 @@
 """Reference curves: what runs of a config look like, and whether another run looks like them.
 
 `r1 reference run=[a,b,c]` keeps, for ten chief metrics, the mean over runs at each step and the band in which one more
-run is expected with 95 % (Student's t, the spread pooled over neighbouring steps). `r1 compare run=x` widens the band
+run is expected with 95 % (Student's t, the spread smoothed over neighbouring steps). `r1 compare run=x` widens the band
 by a tolerance and says step by step whether the run is inside; a metric has left where several points in a row are out.
 """
 
@@ -32,12 +32,11 @@ CHIEF = (
 "The first ten that a run has; {accuracy}: pass@1 of the small evaluations."
 NUMBER = 10
 POOLED = 5
-"Steps whose spreads are pooled."
+"Neighbouring steps over which the variance between runs is averaged."
 FLOOR = 0.01
 "The band's least half-width, of the metric's mean size: equal runs have no spread."
-_APART = ("run.", "tracking.", "parallel.", "launch.", "evaluate.checkpoint")
-_PLACES = ("checkpoint", "data")
-"Settings in which two runs of one config may differ."
+_APART = ("checkpoint", "save_every", "sample_groups", "micro_batch_tokens", "rollout_rows")
+"Settings that name a folder, or change no curve."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +125,7 @@ def _band(curves: Sequence[Mapping[int, float]]) -> dict[str, list[float]]:
     half = []
     for i in range(len(steps)):
         near = variance[max(0, i - POOLED // 2) : i + POOLED // 2 + 1]
-        factor = stats.t.ppf(0.975, (runs - 1) * len(near)) * math.sqrt(1 + 1 / runs)
+        factor = stats.t.ppf(0.975, runs - 1) * math.sqrt(1 + 1 / runs)  # neighbours are not independent
         half.append(max(factor * math.sqrt(near.mean()), floor))
     ends = {"low": middle - half, "mean": middle, "high": middle + half}
     return {"step": steps} | {name: [float(f"{v:.6g}") for v in line] for name, line in ends.items()}
@@ -153,10 +152,8 @@ def judge(
             ends.append((value, *wide))
         at = _first_of(inside, patience)
         there = ends[at] if at is not None else (None, None, None)
-        where = None if at is None else steps[at]
-        out.append(
-            Left(metric=metric, steps=steps, inside=inside, at=where, value=there[0], low=there[1], high=there[2])
-        )
+        told = dict(zip(("value", "low", "high"), there, strict=True))
+        out.append(Left(metric=metric, steps=steps, inside=inside, at=None if at is None else steps[at], **told))
     return out
 
 
@@ -180,11 +177,10 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     """-> (the settings that decide a run's curves, its stage): those of its sections, flat, without folders."""
     run = _run(folder)
     stage = run["tags"]["stage"]
-    sections = {"pretrain": ("model", "corpus", "pretrain")}.get(
-        stage, ("rl", "task", "reward", "sampling", "evaluate")
-    )
-    values = flat({name: run["config"][name] for name in sections if name in run["config"]})
-    kept = {k: v for k, v in values.items() if k.rpartition(".")[2] not in _PLACES and not k.startswith(_APART)}
+    sections = ("model", "corpus", "pretrain") if stage == "pretrain" else ("rl", "task", "reward", "sampling")
+    values = flat({name: run["config"][name] for name in sections})
+    values |= {f"evaluate.{key}": run["config"]["evaluate"][key] for key in ("curve_questions", "curve_samples")}
+    kept = {key: value for key, value in values.items() if key.rpartition(".")[2] not in _APART}
     return kept, stage
 
 

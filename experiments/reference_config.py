@@ -31,7 +31,7 @@ class CompareConfig:
     "Folder of the run."
     to: str = "reference"
     "reference (the one of the nearest settings), its name, or a file."
-    tolerance: float = 0.5
+    tolerance: float = 0.25
     "Share by which the band is widened to both sides."
     patience: int = 3
     "Points in a row that have to lie outside before a metric has left."
