@@ -52,12 +52,12 @@ class Run:
 def runs_of(claim: Claim, scale_name: str, scale: Scale, base: str = "", given: Sequence[str] = ()) -> dict[str, Run]:
     """Arm -> Run. given: further settings, as typed, for every command that reads them. Raises ConfigError."""
     found: dict[str, Run] = {}
-    base = base or scale.base
+    base, settings_there = base or scale.base, claim.at.get(scale_name, {})
     for name in claim.order():
         arm = claim.arms[name]
         places = {need: found[need].arm for need in arm.needs}
         start = base if arm.start == "base" else places.get(arm.start, "")
-        own = [_placed(item, places | {"base": base}) for item in arm.settings]
+        own = [_placed(item, places | {"base": base}) for item in settings_there.get(name, arm.settings)]
         settings = [*_at(scale_name), *scale.settings.get(arm.command, []), *own, *_read_by(arm.command, given)]
         asked = None
         if arm.evaluate and arm.command not in ("evaluate", "plan", DECODE):

@@ -6,7 +6,7 @@ A claim is a YAML file in conf/claims; the rule is fixed before its result is se
 import dataclasses
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,8 @@ class Claim:
     "The interval over seeds: t (Student's) or bootstrap (percentiles)."
     larger: str = ""
     "What scale would tell, where this one cannot."
+    at: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    "By scale: arms with other settings there, as shapes of another network."
     note: str = ""
     "What is equal between the arms, and what is not."
 
@@ -135,6 +137,9 @@ class Claim:
             for need in arm.needs:
                 if need not in self.arms:
                     raise ConfigError(f"{self.id}.arms.{name}", need, "is no arm", "name one of the claim's, or base")
+        for name in {name for arms in self.at.values() for name in arms}:
+            if name not in self.arms:
+                raise ConfigError(f"{self.id}.at", name, "is no arm", f"choose of {', '.join(self.arms)}")
         for rule in self.rules:
             bounds = [rule.above, rule.below, rule.within]
             if (

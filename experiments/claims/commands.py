@@ -75,15 +75,16 @@ def rebuild(results: Path, base: str = "", scales: Sequence[str] = ("tiny", "sma
 
     Of the other scales, claims with any result.
     """
-    rows = []
+    rows, left = [], {path.name for path in results.glob("raw/*")}
     for name in scales:
         scale = load_scale(name)
         for one in load_all().values():
             runs = runs_of(one, name, scale, base)
+            left -= {run.arm for run in runs.values()}
             there = any(raw_path(results, run, 0).parent.is_dir() for run in runs.values())
             if there or name == scales[0]:
                 rows.append(table.entry(one, runs, results, name, _command(one, name)))
-        if not any(results.glob("raw/*")):
+        if not left:
             break
     results.mkdir(parents=True, exist_ok=True)
     write_text(results / "table.json", json.dumps(rows, indent=1) + "\n")
