@@ -1,6 +1,7 @@
 """The root of all settings, and the checks that reach across its parts. Loads without torch."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -269,15 +270,22 @@ def group_options() -> dict[str, list[str]]:
 def _hydra() -> Iterator[Callable[[str], list[str]]]:
     """Hydra on conf/, with the schema and the published shapes registered; -> what lists the options of a group."""
     from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
+
+    _register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader().get_group_options
+
+
+@functools.cache
+def _register() -> None:
+    """Once in a process: it takes longer than all the rest of a composition."""
+    from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, shape in PRESETS.items():
         store.store(group="model", name=name, node=ModelConfig(**shape))
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader().get_group_options
 
 
 def to_dict(value: Any) -> Any:
