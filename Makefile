@@ -33,7 +33,7 @@ r1: base
 
 # Several at the same time share the work; the table is made anew at the end.
 claims: base
-	@$(bin)/r1 claim id=all $(ARGS) && exec $(bin)/r1 claims rebuild=true
+	@$(bin)/r1 claim id=all $(ARGS); failed=$$?; $(bin)/r1 claims rebuild=true; exit $$failed
 
 test: lint
 	@OMP_NUM_THREADS=1 $(bin)/python -m pytest -q -n 2 --dist loadfile --durations=15 $(ARGS)
