@@ -28,10 +28,10 @@ FOLDERS = {
 }
 "The setting that names the folder whose network a command starts from."
 SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"import": "convert", "export": "convert"}
-SHORT |= {"claim": "claim", "claims": "claim", "reference": "reference", "compare": "compare"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
+SHORT |= {"claim": "claim", "claims": "claim", "reference": "reference", "compare": "compare"}
 STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
 STAGED += ("reasoning", "all_scenarios", "r1")
 "Commands of FOLDERS that train."
