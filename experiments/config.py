@@ -1,7 +1,6 @@
 """The root of all settings, and the checks that reach across its parts. Loads without torch."""
 
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,9 @@ from typing import Any
 from experiments import checks, overrides, stored
 from experiments.claims.config import ClaimConfig
 from experiments.convert import ConvertConfig
+from experiments.curves_config import CompareConfig, ReferenceConfig
 from experiments.r1_config import LineageConfig, R1Config
 from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
-from experiments.reference_config import CompareConfig, ReferenceConfig
 from infra.errors import ConfigError
 from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
@@ -147,18 +146,18 @@ class Config:
     "The journey of `r1 reproduce`."
     r1: R1Config = field(default_factory=R1Config)
     "The graph of `r1 r1`."
-    lineage: LineageConfig = field(default_factory=LineageConfig)
-    "Where a model comes from."
-    generate: GenerateConfig = field(default_factory=GenerateConfig)
-    "Talking to a model."
-    convert: ConvertConfig = field(default_factory=ConvertConfig)
-    "Models from elsewhere and for elsewhere."
     claim: ClaimConfig = field(default_factory=ClaimConfig)
     "The papers' claims."
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     "Reference curves."
     compare: CompareConfig = field(default_factory=CompareConfig)
     "A run against a reference."
+    lineage: LineageConfig = field(default_factory=LineageConfig)
+    "Where a model comes from."
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    "Talking to a model."
+    convert: ConvertConfig = field(default_factory=ConvertConfig)
+    "Models from elsewhere and for elsewhere."
     doctor: DoctorConfig = field(default_factory=DoctorConfig)
     "What `r1 doctor` looks at."
     launch: LaunchConfig = field(default_factory=LaunchConfig)
@@ -270,22 +269,15 @@ def group_options() -> dict[str, list[str]]:
 def _hydra() -> Iterator[Callable[[str], list[str]]]:
     """Hydra on conf/, with the schema and the published shapes registered; -> what lists the options of a group."""
     from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    _register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield GlobalHydra.instance().config_loader().get_group_options
-
-
-@functools.cache
-def _register() -> None:
-    """Once in a process: it takes longer than all the rest of a composition."""
     from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
 
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, shape in PRESETS.items():
         store.store(group="model", name=name, node=ModelConfig(**shape))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader().get_group_options
 
 
 def to_dict(value: Any) -> Any:

@@ -204,12 +204,12 @@ COMMANDS = {
     ),
     "reference": Command(
         about="A band for ten chief metrics from three runs or more of the same settings.",
-        function="experiments.reference:reference",
+        function="experiments.curves:reference",
         sections=("reference",),
     ),
     "compare": Command(
         about="Whether a run stays within a reference, step by step, and which metric left first.",
-        function="experiments.reference:compare",
+        function="experiments.curves:compare",
         sections=("compare",),
     ),
     "sync": Command(

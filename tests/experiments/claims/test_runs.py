@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from experiments import reference
+from experiments import curves
 from experiments.claims import quantities, table
 from experiments.claims import run as running
 from experiments.claims.arms import Run, listed, runs_of
@@ -145,22 +145,22 @@ def _check_compare(runs: Path, folder: Path) -> None:
     shutil.copytree(folder / "seed0", third)
     told = json.loads((third / "run.json").read_text())
     (third / "run.json").write_text(json.dumps(told | {"seed": 2}))
-    made = reference.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
+    made = curves.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
     assert made["stage"] == "pretrain" and "train/loss" in made["metrics"]
 
     good = quantities.series(folder / "seed1" / "metrics.jsonl")
-    assert all(metric.at is None for metric in reference.judge(good, made, 0.25, 3))
+    assert all(metric.at is None for metric in curves.judge(good, made, 0.25, 3))
     bad = {name: dict(points) for name, points in good.items()}
     for step in bad["train/loss"]:
         bad["train/loss"][step] += 5.0 * (step >= 4)
-    left = {metric.metric: metric.at for metric in reference.judge(bad, made, 0.25, 3) if metric.at is not None}
+    left = {metric.metric: metric.at for metric in curves.judge(bad, made, 0.25, 3) if metric.at is not None}
     assert left == {"train/loss": 4}
 
     with pytest.raises(ConfigError, match="have the seeds"):
-        reference.band([folder / "seed0", folder / "seed0", folder / "seed1"])
+        curves.band([folder / "seed0", folder / "seed0", folder / "seed1"])
     (third / "run.json").write_text(json.dumps(told | {"seed": 2, "config": _with_lr(told["config"])}))
     with pytest.raises(ConfigError, match="pretrain.optimizer.lr"):
-        reference.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
+        curves.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
 
 
 def _with_lr(config: dict) -> dict:
