@@ -12,7 +12,9 @@ from typing import Any
 
 from agents.config import AgentsConfig, DatagenConfig
 from experiments import checks, overrides, stored
+from experiments.claims.config import ClaimConfig
 from experiments.convert import ConvertConfig
+from experiments.curves_config import CompareConfig, ReferenceConfig
 from experiments.r1_config import LineageConfig, R1Config
 from experiments.reads import ALIASES, FILES, FOLDERS, NEEDED, SHORT, STAGED, STAGES
 from experiments.tokenize_data import TokenizeConfig
@@ -38,7 +40,7 @@ from rl.tasks.base import TaskConfig
 from training.config import ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
 
-SCALES = ("tiny", "gpu", "cluster")
+SCALES = ("tiny", "small", "gpu", "cluster")
 GROUPS = ("model", "scale", "cluster", "stage", "task", "launch", "experiment")
 "Each option of a group is a file in conf/<group>, but for model, whose options are modeling.presets.PRESETS."
 CONF = Path(__file__).resolve().parent / "conf"
@@ -99,7 +101,7 @@ class Config:
     """All settings of a command. What reaches across parts is checked here."""
 
     scale: str = "tiny"
-    "tiny (CPU cores), gpu (one machine), cluster (SLURM or torchrun): sizes and processes, never other code."
+    "tiny and small (CPU cores: minutes, hours), gpu (one machine), cluster (SLURM, torchrun): sizes, never other code."
     run: RunConfig = field(default_factory=RunConfig)
     "Where a run keeps its files."
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -148,6 +150,12 @@ class Config:
     "The journey of `r1 reproduce`."
     r1: R1Config = field(default_factory=R1Config)
     "The graph of `r1 r1`."
+    claim: ClaimConfig = field(default_factory=ClaimConfig)
+    "The papers' claims."
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    "Reference curves."
+    compare: CompareConfig = field(default_factory=CompareConfig)
+    "A run against a reference."
     lineage: LineageConfig = field(default_factory=LineageConfig)
     "Where a model comes from."
     generate: GenerateConfig = field(default_factory=GenerateConfig)

@@ -37,6 +37,7 @@ ALIASES = {
     "datagen": {"url": "datagen.endpoint.url", "task": "datagen.task"},
 }
 "Other names of a command's settings."
+SHORT |= {"claim": "claim", "claims": "claim", "reference": "reference", "compare": "compare"}
 STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
 STAGED += ("reasoning", "all_scenarios", "r1")
 "Commands of FOLDERS that train."

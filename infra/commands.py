@@ -213,6 +213,27 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "claim": Command(
+        about="Run claims of the papers over seeds and judge them by their rules; takes the settings of stages, too.",
+        function="experiments.claims.commands:claim",
+        sections=("scale", "claim", "run", *_RL, *_PRETRAIN, "sft", "tracking"),
+        graph=True,
+    ),
+    "claims": Command(
+        about="The table of the claims: what the papers say, what came out here, verdicts.",
+        function="experiments.claims.commands:claims",
+        sections=("scale", "claim"),
+    ),
+    "reference": Command(
+        about="A band for ten chief metrics from three runs or more of the same settings.",
+        function="experiments.curves:reference",
+        sections=("reference",),
+    ),
+    "compare": Command(
+        about="Whether a run stays within a reference, step by step, and which metric left first.",
+        function="experiments.curves:compare",
+        sections=("compare",),
+    ),
     "sync": Command(
         about="Send to MLflow what it has not got of the run in run.dir.",
         function="infra.cli:sync",

@@ -34,7 +34,7 @@ def count(cfg: Config) -> int:
     """How many processes to start on this machine: parallel.nproc, or the scale's own number where that is 0."""
     if cfg.parallel.nproc:
         return cfg.parallel.nproc
-    if cfg.scale == "tiny":
+    if cfg.scale in ("tiny", "small"):
         return min(2, len(os.sched_getaffinity(0)))
     return max(1, _gpus()) if cfg.scale == "gpu" else 1
 

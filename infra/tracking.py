@@ -25,6 +25,8 @@ from infra.progress import say
 from infra.samples import SampleWriter
 
 PROJECT = Path(__file__).resolve().parents[1]
+_RESULTS = ":(exclude)experiments/results"
+"What runs leave there is no change of the code."
 _LOOK_EVERY_S = 5.0
 "Seconds between looks at the sender."
 _ENV = {"OMP_NUM_THREADS": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
@@ -46,7 +48,7 @@ def git_state(folder: Path | None = None) -> dict[str, Any]:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != folder:  # a released tree inside another repository
             return _packaged()
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", ".", _RESULTS))}
     except (OSError, subprocess.SubprocessError):
         return _packaged()
 

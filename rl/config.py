@@ -226,6 +226,8 @@ class RLConfig:
     """group_std (R1 eq. 3), group_mean (without the std), leave_one_out, batch_mean or log_partition (Kimi's estimate
     of tau log Z); auto: the objective's own (grpo group_std, rloo leave_one_out, reinforce batch_mean, mirror_descent
     group_mean)."""
+    negative_gradients: bool = True
+    "Whether answers below the baseline are made less likely; false learns from the better ones alone (K §3.5: ReST)."
     loss_weighting: LossWeighting = LossWeighting.per_answer
     "per_answer (1/|o|, DSM eq. 3) or token_mean."
     drop_zero_variance: bool = True
@@ -309,6 +311,9 @@ class RLConfig:
             raise ConfigError(
                 "rl.advantage", self.advantage.name, "ppo's advantages come from its value model", "set auto"
             )
+        if not self.negative_gradients and name is ObjectiveName.ppo:
+            problem = "ppo's advantages come from its value model"
+            raise ConfigError("rl.negative_gradients", "false", problem, "set true, or another rl.objective.name")
 
     @property
     def baseline(self) -> AdvantageKind:

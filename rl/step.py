@@ -87,6 +87,8 @@ def rl_step(
         score_groups(groups, task, reward, more_rewards, progress=step / cfg.steps)
         rewards = torch.tensor([[c.reward for c in g.completions] for g in groups], dtype=torch.float64)
         advantages = group_advantages(rewards, cfg.baseline, tau=cfg.objective.tau)  # R1 eq. 3
+        if not cfg.negative_gradients:
+            advantages = advantages.clamp(min=0.0)
         for group, row in zip(groups, advantages.tolist(), strict=True):
             for completion, advantage in zip(group.completions, row, strict=True):
                 completion.advantage = advantage

@@ -25,6 +25,7 @@ NEEDED |= {"sft": DATA, "distill": DATA, "long2short": ["short=a"]}
 NEEDED["tokenize"] = ["data=[a.jsonl]", "out=b"]
 NEEDED["rlaif"] = ["judge.url=http://10.0.0.1:8000/v1", "judge.model=m"]
 OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF.glob("*/*.yaml"))]
+OPTIONS = [pair for pair in OPTIONS if pair[0] != "claims"]  # no settings: tests/experiments/claims composes them
 
 
 @pytest.fixture

@@ -1,0 +1,217 @@
+"""Runs of claims: once each, in order, shared by processes, and one claim that really trains, from end to end."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from experiments import curves
+from experiments.claims import quantities, table
+from experiments.claims import run as running
+from experiments.claims.arms import Run, listed, runs_of
+from experiments.claims.claim import load, load_scale
+from infra.errors import ConfigError
+from infra.files import lock
+
+SMALL = [
+    "pretrain.tokens=6000",
+    "pretrain.batch_tokens=1000",
+    "pretrain.tokenizer_documents=200",
+    "pretrain.evaluate_documents=4",
+    "pretrain.evaluate_every=2",
+    "evaluate.questions=4",
+    "evaluate.samples=2",
+    "sampling.max_response_tokens=16",
+    "parallel.nproc=1",
+]
+CLAIM = {
+    "id": "C99",
+    "title": "Training lowers the loss",
+    "source": "nowhere",
+    "paper": "it does",
+    "arms": {
+        "trained": {"command": "pretrain", "evaluate": False},
+        "asked": {"command": "evaluate", "start": "trained", "fixed": True},
+    },
+    "rules": [
+        {"name": "loss", "of": "trained.eval/loss@last", "minus": "trained.eval/loss@first", "below": 0},
+        {"name": "tokens", "of": "asked.eval/response_tokens", "above": 0},
+    ],
+    "seeds": [0, 1],
+}
+
+
+def made(folder: Path, **changed: object):
+    path = folder / "C99.yaml"
+    path.write_text(yaml.safe_dump(CLAIM | changed))
+    return load(path)
+
+
+def arm(name: str, *needs: Run, fixed: bool = False, start: str = "") -> Run:
+    return Run(
+        arm=name, command="pretrain", start=start, settings=(), evaluate=None, fixed=fixed, needs=needs, seconds=1.0,
+        resolved={},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """Commands that were run, by the folder of their run; nothing is trained."""
+    seen: list[str] = []
+
+    def call(command, log):
+        name = f"{log.parent.parent.name}/{log.parent.name}"
+        seen.append(name)
+        if name.startswith("broken"):
+            raise running.Failed("it broke")
+        (log.parent / "metrics.jsonl").write_text('{"step": 1, "metrics": {"train/loss": 2.0}}\n')
+        return ""
+
+    monkeypatch.setattr(running, "_call", call)
+    return seen
+
+
+def test_every_run_is_done_once_behind_what_it_needs(tmp_path, called):
+    base = arm("base", fixed=True)
+    child = arm("child", base, start="base")
+    work = listed([child, base], [0, 1])
+    assert running.run_all(work, tmp_path / "runs", tmp_path / "results") == {}
+    assert called == ["base/seed0", "child/seed0", "child/seed1"]
+    raw = json.loads(running.raw_path(tmp_path / "results", child, 1).read_text())
+    assert (raw["seed"], raw["values"]["train/loss@mean"]) == (1, 2.0)
+    running.run_all(work, tmp_path / "runs", tmp_path / "results")
+    assert len(called) == 3
+
+
+def test_a_model_that_is_gone_is_made_again_only_where_a_new_run_needs_it(tmp_path, called):
+    base = arm("base")
+    one, other = arm("one", base, start="base"), arm("other", base, start="base")
+    folders = tmp_path / "runs", tmp_path / "results"
+    running.run_all(listed([one], [0]), *folders)
+    shutil.rmtree(tmp_path / "runs")
+    running.run_all(listed([one], [0]), *folders)
+    assert called == ["base/seed0", "one/seed0"]
+    running.run_all(listed([one, other], [0]), *folders)
+    assert called == ["base/seed0", "one/seed0", "base/seed0", "other/seed0"]
+
+
+def test_a_failure_stops_what_builds_on_it_and_nothing_else(tmp_path, called):
+    broken = arm("broken")
+    work = listed([arm("child", broken, start="broken"), arm("sound")], [0])
+    failed = running.run_all(work, tmp_path / "runs", tmp_path / "results")
+    assert failed == {"broken/seed0": "it broke", "child/seed0": "broken has failed"}
+    assert called == ["broken/seed0", "sound/seed0"]
+
+
+def test_what_another_process_is_at_is_left_to_it(tmp_path, called, monkeypatch):
+    first, second = arm("first"), arm("second")
+    held = lock(tmp_path / "runs" / "first" / "seed0.lock", wait=False)
+    monkeypatch.setattr(running.time, "sleep", lambda seconds: held.close())  # its end comes while we wait
+    running.run_all(listed([first, second], [0]), tmp_path / "runs", tmp_path / "results")
+    assert called == ["second/seed0", "first/seed0"]
+
+
+def test_a_claim_trains_is_judged_and_is_rebuilt_without_training(tmp_path):
+    claim, scale = made(tmp_path), load_scale("tiny")
+    runs = runs_of(claim, "tiny", scale, "", SMALL)
+    folders = tmp_path / "runs", tmp_path / "results"
+    assert running.run_all(listed(list(runs.values()), claim.seeds), *folders) == {}
+
+    row = table.entry(claim, runs, folders[1], "tiny", "r1 claim id=C99")
+    assert row["seeds"] == [0, 1] and row["verdict"] == "inconclusive"
+    assert row["rules"][0]["reason"] == "2 of at least 5 seeds were run"
+    assert row["rules"][1]["verdict"] == "reproduced"  # nothing in it is drawn but once
+    losses = [
+        quantities.series(folders[0] / runs["trained"].arm / f"seed{seed}" / "metrics.jsonl")["eval/loss"]
+        for seed in (0, 1)
+    ]
+    fell = [list(points.values())[-1] - list(points.values())[0] for points in losses]
+    assert row["ours"]["mean"] == pytest.approx(sum(fell) / 2, abs=1e-4) and fell[0] != fell[1]
+    assert row["cost_s"] > 0
+
+    _check_compare(folders[0] / runs["trained"].arm, tmp_path)
+    shutil.rmtree(folders[0])
+    assert table.entry(claim, runs, folders[1], "tiny", "r1 claim id=C99") == row
+
+
+def _check_compare(runs: Path, folder: Path) -> None:
+    """A band of these runs holds each of them, and not one that was sabotaged from its fourth step."""
+    for seed in (0, 1):
+        shutil.copytree(runs / f"seed{seed}", folder / f"seed{seed}")
+    third = folder / "seed2"
+    shutil.copytree(folder / "seed0", third)
+    told = json.loads((third / "run.json").read_text())
+    (third / "run.json").write_text(json.dumps(told | {"seed": 2}))
+    made = curves.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
+    assert made["stage"] == "pretrain" and "train/loss" in made["metrics"]
+
+    good = quantities.series(folder / "seed1" / "metrics.jsonl")
+    assert all(metric.at is None for metric in curves.judge(good, made, 0.25, 3))
+    bad = {name: dict(points) for name, points in good.items()}
+    for step in bad["train/loss"]:
+        bad["train/loss"][step] += 5.0 * (step >= 4)
+    left = {metric.metric: metric.at for metric in curves.judge(bad, made, 0.25, 3) if metric.at is not None}
+    assert left == {"train/loss": 4}
+
+    with pytest.raises(ConfigError, match="have the seeds"):
+        curves.band([folder / "seed0", folder / "seed0", folder / "seed1"])
+    (third / "run.json").write_text(json.dumps(told | {"seed": 2, "config": _with_lr(told["config"])}))
+    with pytest.raises(ConfigError, match="pretrain.optimizer.lr"):
+        curves.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
+
+
+def _with_lr(config: dict) -> dict:
+    pretrain = config["pretrain"]
+    return config | {"pretrain": pretrain | {"optimizer": pretrain["optimizer"] | {"lr": 1.0}}}
+
+
+def test_a_circle_an_unknown_arm_and_an_unknown_key_are_refused(tmp_path):
+    circle = {"a": {"command": "zero", "start": "b"}, "b": {"command": "zero", "start": "a"}}
+    rules = [{"name": "x", "of": "a.x", "above": 0}]
+    for changed, said in (
+        ({"arms": circle, "rules": rules}, "starts from itself"),
+        ({"arms": {"a": {"command": "zero", "start": "c"}}, "rules": rules}, "is no arm"),
+        ({"rules": [{"name": "x", "of": "trained.x"}]}, "no verdict"),
+        ({"rules": [{"name": "x", "of": "trained.x", "above": 0, "below": 1}]}, "two bounds"),
+        ({"hope": 1}, "no such key"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            made(tmp_path, **changed)
+
+
+def test_answers_with_a_check_are_compared_within_a_question(tmp_path):
+    rows = [
+        # question, checks, right: in q1 checking helps, in q2 it does not, q3 has no answer without, q4 none with
+        ("q1", True, 1.0), ("q1", True, 1.0), ("q1", False, 0.0), ("q1", False, 1.0),
+        ("q2", True, 0.0), ("q2", False, 1.0),
+        ("q3", True, 1.0),
+        ("q4", False, 0.0),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["question_id", "reflects", "reward_accuracy"]).assign(response_tokens=1)
+    frame.to_parquet(tmp_path / "answers.parquet")
+    found = quantities.answers(tmp_path / "answers.parquet")
+    assert found["eval/check_effect"] == pytest.approx((0.5 - 1.0) / 2)
+    assert found["eval/right_with_check"] == pytest.approx(3 / 4)
+    assert found["eval/right_without_check"] == pytest.approx(2 / 4)
+    assert found["eval/questions_with_both"] == 2
+    frame.assign(reflects=False).to_parquet(tmp_path / "answers.parquet")
+    assert quantities.answers(tmp_path / "answers.parquet")["eval/check_effect"] is None
+
+
+def test_curves_of_a_metric(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    values = [(step, 0.1 * step if step != 5 else None) for step in range(1, 21)]
+    lines = [json.dumps({"step": s, "metrics": {"eval/x/pass_at_1": v, "hidden": 1.0}}) for s, v in values]
+    lines += [json.dumps({"step": 20, "metrics": {"eval/x/pass_at_1": 1.0}}), '{"step": 21, "met']
+    path.write_text("\n".join(lines))
+    series = quantities.series(path)
+    found = quantities.curves(series)
+    assert found["eval/x/pass_at_1@first"] == pytest.approx(0.15)  # steps 1 and 2
+    assert found["eval/x/pass_at_1@last"] == pytest.approx((1.9 + 1.0) / 2)  # the later of step 20
+    assert found["eval/x/pass_at_1@mean"] is None  # step 5 was no number
+    assert not any("hidden" in name for name in found)
+    series["eval/x/pass_at_1"].pop(5)
+    assert quantities.curves(series)["eval/x/pass_at_1@drops"] == pytest.approx(0.9)
