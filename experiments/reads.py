@@ -6,6 +6,7 @@ STAGES = {
         "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill".split()
     )  # by conf/stage
 }
+
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",
@@ -21,6 +22,7 @@ FOLDERS = {
     "cold_start": "sft.checkpoint",
     "sft": "sft.checkpoint",
     "distill": "sft.checkpoint",
+    "captions": "sft.checkpoint",
     "reasoning": "rl.checkpoint",
     "rejection": "rl.checkpoint",
     "all_scenarios": "rl.checkpoint",
@@ -32,7 +34,7 @@ SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"i
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."
 STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
-STAGED += ("reasoning", "all_scenarios", "r1")
+STAGED += ("reasoning", "all_scenarios", "captions", "r1")
 "Commands of FOLDERS that train."
 NEEDED = {
     "zero": ("rl.checkpoint",),
@@ -45,6 +47,7 @@ NEEDED = {
     "cold_start": ("sft.checkpoint",),
     "sft": ("sft.checkpoint", "sft.data"),
     "distill": ("sft.checkpoint", "sft.data"),
+    "captions": ("sft.checkpoint",),
     "reasoning": ("rl.checkpoint",),
     "rejection": ("rl.checkpoint",),
     "all_scenarios": ("rl.checkpoint",),
