@@ -104,10 +104,8 @@ def _images(cfg: "Config") -> None:
         name = rollout.engine.name
         raise ConfigError("rl.rollout.engine", name, "reads no images", "set rl.rollout.engine=local")
     if rollout.partial_tokens:
-        value = rollout.partial_tokens
-        raise ConfigError(
-            "rl.rollout.partial_tokens", value, "goes on with text alone", "set rl.rollout.partial_tokens=0"
-        )
+        key, value = "rl.rollout.partial_tokens", rollout.partial_tokens
+        raise ConfigError(key, value, "goes on with text alone", "set rl.rollout.partial_tokens=0")
 
 
 def _layout(cfg: "Config") -> None:

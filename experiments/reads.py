@@ -3,10 +3,9 @@
 STAGES = {
     name: name
     for name in (
-        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill".split()
-    )  # by conf/stage
+        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill captions"
+    ).split()  # by conf/stage
 }
-
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
     "pretrain": "pretrain.checkpoint",

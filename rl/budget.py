@@ -42,9 +42,7 @@ def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], 
     """The groups as they are with at most `budget` thinking tokens; unscored. Every rank calls it."""
     cuts = [[cut_thinking(c.text, budget, tokenizer) for c in group.completions] for group in groups]
     asked = [
-        replace(
-            group.question, id=f"{group.question.id}/budget{budget}/{g}", prompt=_continued(group, cut[0]), answer=""
-        )
+        replace(group.question, id=f"{group.question.id}/budget{budget}/{g}", prompt=_continued(group, cut[0]))
         for group, row in zip(groups, cuts, strict=True)
         for g, cut in enumerate(row)
         if cut is not None
