@@ -38,8 +38,11 @@ from megatron.core.transformer.transformer_layer import (  # noqa: E402
 )
 from megatron.core.utils import init_method_normal  # noqa: E402
 
-MEAN, STD = 0.5, 0.5
-"By which pixels of 0 to 1 are centred, in every channel (SigLIP's; CLIP's differ by channel, and grey has none)."
+CENTRES = {
+    "siglip": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
+    "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
+}
+"Mean and standard deviation of each channel, pixels from 0 to 1, as these encoders were trained."
 
 
 class VisionTower(MegatronModule):
@@ -105,14 +108,15 @@ class VisionTower(MegatronModule):
         return self.projector(features[:, -self.shape.places :])
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 [images, h, w] -> [images, 3, height, width] around 0, as large as fits, on black where it does not."""
+        """uint8 [images, h, w] -> [images, 3, height, width] around 0, as large as fits, the rest black."""
         grey = images.unsqueeze(1).float() / 255
         scale = min(self.shape.height / grey.shape[2], self.shape.width / grey.shape[3])
         if scale != 1:
             size = [max(1, round(side * scale)) for side in grey.shape[2:]]
             grey = F.interpolate(grey, size=size, mode="bilinear", antialias=scale < 1)
         grey = F.pad(grey, (0, self.shape.width - grey.shape[3], 0, self.shape.height - grey.shape[2]))
-        return ((grey - MEAN) / STD).expand(-1, 3, -1, -1)
+        mean, std = (torch.tensor(c, device=grey.device).view(3, 1, 1) for c in CENTRES[self.shape.kind])
+        return (grey - mean) / std
 
 
 class ImageModel(GPTModel):

@@ -1,10 +1,10 @@
 """Eyes for a language model: SFT on captions (Kimi k1.5 §2.1, §2.2: captions first, then images and text together).
 
-Encoder and projector start from nothing and are trained together with the language model. Three kinds of examples: a
+The encoder starts from nothing, or from published weights (captions.encoder); it and its projector are trained together with the language model. Three kinds of examples: a
 picture and its caption, the question in words, as the first line of the thinking; the same with a search as the base's
 corpus has it, right or wrong, behind the caption; and questions in text, lest the model forget how to read them.
 
-Departs from K §2.1: captions of one kind of picture, a few thousand; the encoder was not trained before.
+Departs from K §2.1: captions of one kind of picture, a few thousand; at the tiny scale the encoder was not trained before.
 """
 
 import random
@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from infra.tracking import Tracker
-from modeling.config import Modules
+from modeling import hf, hub
+from modeling.config import ModelConfig, Modules
+from modeling.hf_vision import load_encoder
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.rollout.local import LocalEngine
@@ -35,6 +37,7 @@ from training.schedules import Schedule
 from training.sft import Epochs
 from training.state import TrainState, build_state
 from training.step import MicroBatch, train_step
+from training.whole import build_whole
 
 CAPTION_TOKENS = 32
 "Room for a caption when a picture is read."
@@ -90,7 +93,10 @@ def run(
     before = checkpoint.model_config(start, modules)
     model_cfg, tokenizer = replace(before, vision=captions.vision), Tokenizer.load(start)
     parallel.on_main(lambda: tokenizer.save(run_dir))
-    start = start if before.vision is captions.vision else as_folder(start, run_dir / "start")
+    if before.vision is not captions.vision:
+        start = as_folder(start, run_dir / "start")
+    if captions.encoder:
+        start = with_encoder(start, model_cfg, hub.resolve("captions.encoder", captions.encoder), run_dir / "sees")
     epochs = Epochs(captions.examples, cfg.batch_size, seed)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="captions", data=epochs, init_from=start)
     template = prompter(task_cfg.template, tokenizer)
@@ -123,6 +129,16 @@ def run(
         evaluate_fn=evaluation if captions.evaluate_images else None,
     )
     return checkpoint.export(state, run_dir / "model", tokenizer)
+
+
+def with_encoder(start: Path, model_cfg: ModelConfig, encoder: Path, folder: Path) -> Path:
+    """The model in `start` with the encoder's published weights, written to `folder`; -> folder. Every rank calls it."""
+    if not parallel.broadcast_object((folder / hf.CONFIG).exists()):
+        module = build_whole(model_cfg)
+        hf.load_pretrained(module, model_cfg, start)
+        load_encoder(module.vision.encoder, encoder)
+        parallel.on_main(lambda: hf.save_pretrained(module, model_cfg, folder))
+    return folder
 
 
 def micro_batches(examples: list[Example], engine: LocalEngine, cfg: SFTConfig) -> list[MicroBatch]:

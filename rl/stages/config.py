@@ -38,6 +38,8 @@ class CaptionsConfig:
 
     vision: Vision = Vision.tiny
     "The encoder: tiny, or the shape of clip_vit_l or siglip_so400m."
+    encoder: str = ""
+    "Weights that the encoder starts from: a CLIP or SigLIP folder of Hugging Face, or owner/name; empty: from nothing."
     examples: int = 12_000
     "Examples of an epoch."
     share_worked: float = 0.3

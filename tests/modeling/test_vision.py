@@ -12,6 +12,7 @@ from modeling.build import build_model
 from modeling.config import ModelConfig
 from modeling.decode import Decoder
 from modeling.generate import Generator
+from modeling.hf_vision import load_encoder
 from modeling.merge import merge
 from modeling.sampling import SamplingConfig
 from modeling.vision import VisionTower
@@ -118,6 +119,31 @@ def test_weights_are_those_that_a_folder_is_expected_to_hold(kind, monkeypatch):
     held = {k: tuple(v.shape) for k, v in built.state_dict().items() if k.startswith("vision.") and torch.is_tensor(v)}
     assert held == weight_shapes(SEES)
     assert built.vision(torch.zeros(2, 5, 9, dtype=torch.uint8)).shape == (2, 16, SEES.hidden_size)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "clip"])
+def test_published_weights_give_transformers_features(kind, monkeypatch, tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
+
+    shape = replace(VISIONS[Vision.tiny], kind=kind, height=16, width=16, num_layers=2)
+    monkeypatch.setitem(vision_config.VISIONS, Vision.tiny, shape)
+    settings = dict(hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4)
+    settings |= dict(image_size=16, patch_size=8, initializer_range=0.2)
+    peer = (
+        SiglipVisionModel(SiglipVisionConfig(**settings))
+        if kind == "siglip"
+        else CLIPVisionModel(CLIPVisionConfig(**settings))
+    ).eval()
+    peer.save_pretrained(tmp_path)
+    tower: VisionTower = build_model(SEES).eval().vision
+    load_encoder(tower.encoder, tmp_path)
+    pixels = tower.pixels(torch.randint(0, 256, (2, 16, 16), dtype=torch.uint8))
+    with torch.no_grad():
+        torch.testing.assert_close(tower.encoder(pixels), peer(pixels).last_hidden_state, atol=2e-5, rtol=1e-4)
+
+    monkeypatch.setitem(vision_config.VISIONS, Vision.tiny, replace(shape, hidden_size=48))
+    with pytest.raises(CheckpointError, match="captions.vision"):
+        load_encoder(build_model(SEES).vision.encoder, tmp_path)
 
 
 def test_images_of_another_size_are_scaled_and_padded(model):

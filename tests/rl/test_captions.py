@@ -105,7 +105,7 @@ def test_captions_train_language_model_and_eyes_and_read_pictures(seeing):
     )
     engine = LocalEngine(state.module, state.model_cfg, tokenizer, SamplingConfig(max_response_tokens=4), seed=0)
     prompt = engine.prompt_ids(CountdownImage().train_question(0))
-    assert prompt.count(image_id(state.model_cfg)) == PLACES and image_id(state.model_cfg) >= tokenizer.size
+    assert prompt.count(image_id(state.model_cfg)) == PLACES and image_id(state.model_cfg) >= tokenizer.num_tokens
     assert len(engine.generate(CountdownImage().test_questions(2), 2, step=0)[1]) == 2
 
 
