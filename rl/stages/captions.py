@@ -1,10 +1,11 @@
 """Eyes for a language model: SFT on captions (Kimi k1.5 §2.1, §2.2: captions first, then images and text together).
 
-The encoder starts from nothing, or from published weights (captions.encoder); it and its projector are trained together with the language model. Three kinds of examples: a
-picture and its caption, the question in words, as the first line of the thinking; the same with a search as the base's
-corpus has it, right or wrong, behind the caption; and questions in text, lest the model forget how to read them.
+The encoder starts from nothing or from published weights (captions.encoder), its projector from nothing; both are
+trained together with the language model. Three kinds of examples: a picture and its caption, the question in words, as
+the first line of the thinking; the same with a search behind it as the base's corpus has it, right or wrong; and
+questions in text, lest the model forget how to read them.
 
-Departs from K §2.1: captions of one kind of picture, a few thousand; at the tiny scale the encoder was not trained before.
+Departs from K §2.1: some thousand captions of one kind of picture.
 """
 
 import random
@@ -132,7 +133,7 @@ def run(
 
 
 def with_encoder(start: Path, model_cfg: ModelConfig, encoder: Path, folder: Path) -> Path:
-    """The model in `start` with the encoder's published weights, written to `folder`; -> folder. Every rank calls it."""
+    """The model in `start` with an encoder's published weights, written to `folder`; -> folder. Every rank calls."""
     if not parallel.broadcast_object((folder / hf.CONFIG).exists()):
         module = build_whole(model_cfg)
         hf.load_pretrained(module, model_cfg, start)
