@@ -63,7 +63,6 @@ class VisionTower(MegatronModule):
             use_cpu_initialization=False,
             params_dtype=language.params_dtype,
             bf16=language.bf16,
-            expert_model_parallel_size=language.expert_model_parallel_size,
         )
         gelu = partial(F.gelu, approximate="tanh")
         encoder = TransformerConfig(
