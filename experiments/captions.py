@@ -24,7 +24,7 @@ def captions_stage(cfg: Config, start: Path, folder: Path) -> Path:
         folder,
         seed=cfg.run.seed,
         settings={name: to_dict(getattr(cfg, name)) for name in ("captions", "corpus", "sft", "task")},
-        parents=(lineage.require("captions", "sft.checkpoint", start),),
+        parents=(lineage.of(start),),
     )
     with stage_run(cfg, "captions", folder, origin) as (done, tracker, config):
         if done:

@@ -27,7 +27,6 @@ ACCEPTS = {
     "sft": ("pretrain", "cold_start", "distill"),
     "all_scenarios": ("sft",),
     "distill": ("pretrain",),
-    "captions": ("pretrain",),
 }
 "Whose models a stage starts from (R1 §2.3, §2.4); one from elsewhere is taken on trust."
 NOT_TOLD = ("checkpoint", "data", "zero", "helpful", "harmless", "save_every", "evaluate_every")
