@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from infra.errors import ConfigError
 from rl.config import EngineName, OldLogprobs
 from rl.tasks.countdown import Countdown
+from rl.tasks.countdown_image import CountdownImage
 from rl.tasks.mix import build_task
 from training.config import OptimizerName
 from training.layout import check_model
@@ -20,7 +21,7 @@ QUESTION_BYTES, IN_WORDS_BYTES = 64, 192
 
 def check(cfg: "Config") -> None:
     """Raise ConfigError where they do not fit."""
-    for judge in (_lengths, _questions, _layout, _sampling, _repetition):
+    for judge in (_lengths, _questions, _images, _layout, _sampling, _repetition):
         judge(cfg)
 
 
@@ -92,6 +93,19 @@ def _questions(cfg: "Config") -> None:
     task = build_task(cfg.task)
     if isinstance(task, Countdown):
         task.test_questions(max(cfg.evaluate.questions, cfg.evaluate.curve_questions))
+
+
+def _images(cfg: "Config") -> None:
+    """Who reads pictures: our own engine, a whole answer at a time. Whether the model can see is judged with it."""
+    if CountdownImage.name not in cfg.task.names:
+        return
+    rollout = cfg.rl.rollout
+    if rollout.engine is not EngineName.local:
+        name = rollout.engine.name
+        raise ConfigError("rl.rollout.engine", name, "reads no images", "set rl.rollout.engine=local")
+    if rollout.partial_tokens:
+        key, value = "rl.rollout.partial_tokens", rollout.partial_tokens
+        raise ConfigError(key, value, "goes on with text alone", "set rl.rollout.partial_tokens=0")
 
 
 def _layout(cfg: "Config") -> None:

@@ -35,7 +35,7 @@ from rl.objective_config import AdvantageKind, ObjectiveConfig, ObjectiveName
 from rl.reward_model_config import RewardModelConfig
 from rl.rewards.base import RewardConfig
 from rl.rlaif_config import RLAIFConfig
-from rl.stages.config import ColdStartConfig, FilterConfig, RejectionConfig, ScenariosConfig
+from rl.stages.config import CaptionsConfig, ColdStartConfig, FilterConfig, RejectionConfig, ScenariosConfig
 from rl.tasks.base import TaskConfig
 from training.config import ParallelConfig, PretrainConfig, SFTConfig
 from training.data.corpus import CorpusConfig
@@ -117,7 +117,9 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     "The pre-training stage."
     sft: SFTConfig = field(default_factory=SFTConfig)
-    "Supervised fine-tuning: of cold_start, sft and distill."
+    "Supervised fine-tuning: of cold_start, sft, distill and captions."
+    captions: CaptionsConfig = field(default_factory=CaptionsConfig)
+    "An encoder of images, and the captions it learns from."
     rl: RLConfig = field(default_factory=RLConfig)
     "The RL stage: of zero, ppo, reasoning and all_scenarios."
     dpo: DPOConfig = field(default_factory=DPOConfig)
@@ -316,15 +318,8 @@ def to_dict(value: Any) -> Any:
 
 
 _DECIDE_ALWAYS = ("run.seed", "model.", "corpus.", "task.", "reward.", "sampling.")
-_DECIDE_ALWAYS += (
-    "rl.checkpoint",
-    "dpo.checkpoint",
-    "dpo.data",
-    "reproduce.base",
-    "pretrain.checkpoint",
-    "pretrain.data",
-    "pretrain.tokenizer",
-)
+_DECIDE_ALWAYS += ("rl.checkpoint", "dpo.checkpoint", "dpo.data", "reproduce.base", "captions.")
+_DECIDE_ALWAYS += ("pretrain.checkpoint", "pretrain.data", "pretrain.tokenizer")
 _DECIDE_ALWAYS += ("long2short.checkpoint", "long2short.method", "sft.checkpoint", "sft.data")
 _DECIDE_ALWAYS += tuple(f"reward_model.{key}" for key in ("checkpoint", "pairs", "made_pairs", "reads", "held_out"))
 _DECIDE_NEVER = tuple(f"reward.judge.{key}" for key in ("cache", "timeout_s", "retries", "requests", "max_unread"))

@@ -60,7 +60,7 @@ def run(cfg: Config, engine: RolloutEngine, tokenizer: Tokenizer, folder: Path) 
     """
     wanted = cfg.task if cfg.evaluate.suite is Suite.task else suite(cfg.task, cfg.evaluate.suite.name)
     tasks = build_tasks(wanted, tokenizer)
-    _check_room(cfg, tasks, tokenizer)
+    _check_room(cfg, tasks, engine)
     ask = dict(questions=cfg.evaluate.questions, samples=cfg.evaluate.samples)
     kept = Kept(folder / SO_FAR / parallel.broadcast_object(_identity(cfg) if parallel.is_main() else None))
     found = evaluate_tasks(engine, tasks, cfg.reward, **ask, kept=kept)
@@ -82,11 +82,11 @@ def _identity(cfg: Config) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _check_room(cfg: Config, tasks: list[Task], tokenizer: Tokenizer) -> None:
+def _check_room(cfg: Config, tasks: list[Task], engine: RolloutEngine) -> None:
     """Raise ConfigError, before anything is asked, for a task with a question that the network cannot read whole."""
     context = cfg.model.max_position_embeddings
     for task in tasks:
-        longest = max(len(tokenizer.encode(q.prompt)) for q in at_most(task, cfg.evaluate.questions))
+        longest = max(len(engine.prompt_ids(q)) for q in at_most(task, cfg.evaluate.questions))
         if longest + ANSWER_TOKENS > context:
             problem = f"has a question of {longest} tokens, and the network reads {context}, its answer included"
             remedy = "leave it out of task.names (or its files out of task.path), or take a model that reads more"

@@ -3,8 +3,8 @@
 STAGES = {
     name: name
     for name in (
-        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill".split()
-    )  # by conf/stage
+        "pretrain reproduce ppo dpo long2short cold_start reasoning rejection sft all_scenarios distill captions"
+    ).split()  # by conf/stage
 }
 "The stage whose settings a command takes by itself; the others take zero."
 FOLDERS = {
@@ -22,6 +22,7 @@ FOLDERS = {
     "cold_start": "sft.checkpoint",
     "sft": "sft.checkpoint",
     "distill": "sft.checkpoint",
+    "captions": "sft.checkpoint",
     "reasoning": "rl.checkpoint",
     "rejection": "rl.checkpoint",
     "all_scenarios": "rl.checkpoint",
@@ -39,7 +40,7 @@ ALIASES = {
 "Other names of a command's settings."
 SHORT |= {"claim": "claim", "claims": "claim", "reference": "reference", "compare": "compare"}
 STAGED = ("pretrain", "zero", "ppo", "dpo", "reproduce", "reward_model", "long2short", "cold_start", "sft", "distill")
-STAGED += ("reasoning", "all_scenarios", "r1")
+STAGED += ("reasoning", "all_scenarios", "captions", "r1")
 "Commands of FOLDERS that train."
 NEEDED = {
     "zero": ("rl.checkpoint",),
@@ -52,6 +53,7 @@ NEEDED = {
     "cold_start": ("sft.checkpoint",),
     "sft": ("sft.checkpoint", "sft.data"),
     "distill": ("sft.checkpoint", "sft.data"),
+    "captions": ("sft.checkpoint",),
     "reasoning": ("rl.checkpoint",),
     "rejection": ("rl.checkpoint",),
     "all_scenarios": ("rl.checkpoint",),

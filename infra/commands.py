@@ -81,6 +81,14 @@ COMMANDS = {
         writes=True,
         trains=True,
     ),
+    "captions": Command(
+        about="Eyes for sft.checkpoint: an encoder of images, and SFT on captions (Kimi k1.5).",
+        function="experiments.captions:run",
+        sections=("scale", "run", "captions", "corpus", "sft", "task", *_PLACE),
+        ranks=True,
+        writes=True,
+        trains=True,
+    ),
     "all_scenarios": Command(
         about="R1, stage 4: GRPO by rules, and by preferences for general questions in the last steps.",
         function="experiments.stage_commands:all_scenarios",

@@ -46,6 +46,7 @@ from modeling.mtp import MTPLayer  # noqa: E402
 from modeling.recompute import recompute_fields  # noqa: E402
 from modeling.router import Router  # noqa: E402
 from modeling.score_head import ScoreModel  # noqa: E402
+from modeling.vision_config import Vision  # noqa: E402
 
 
 def build_model(
@@ -71,7 +72,8 @@ def build_model(
     layers, else Megatron's recompute_modules.
 
     model(tokens [batch, seq], position_ids [batch, seq], attention_mask, labels=...) gives the loss per token
-    [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]; with cfg.head=score and any labels it gives
+    [batch, seq] (FP32), or without labels the logits [batch, seq, vocab]; with cfg.vision it takes images=, too
+    (modeling/vision.py); with cfg.head=score and any labels it gives
     scores [batch, seq]. attention_mask is None (causal) or bool
     [batch, 1, seq, seq], True where hidden.
     """
@@ -97,8 +99,13 @@ def build_model(
         block.layer_norm = RMSNorm
         for layer in mtp.layer_specs if mtp else []:
             layer.submodules.enorm = layer.submodules.hnorm = layer.submodules.layer_norm = RMSNorm
-    score = cfg.head is Head.score
-    model = (ScoreModel if score else GPTModel)(
+    score, kind = cfg.head is Head.score, ScoreModel if cfg.head is Head.score else GPTModel
+    if cfg.vision is not Vision.none:
+        from modeling.vision import ImageModel, check_layout
+
+        check_layout(cfg, tensor=tp, pipeline=pp, context=cp)
+        kind = functools.partial(ImageModel, model_cfg=cfg)
+    model = kind(
         config,
         block,
         vocab_size=cfg.vocab_size,

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from infra.errors import ConfigError
+from modeling.vision_config import Vision
 
 
 class Family(Enum):
@@ -156,6 +157,8 @@ class ModelConfig:
     """Type of parameters and activations."""
     head: Head = Head.tokens
     """tokens: a language model; score: one number a token, as reward models have it, made by r1 reward_model."""
+    vision: Vision = Vision.none
+    """Encoder of images, with its projector (modeling/vision.py), not counted in num_params; r1 captions puts it in."""
     experts: Experts = Experts.auto
     """Routed experts' module: grouped needs Transformer Engine, batched is for CPU; auto takes the fastest at hand."""
     modules: Modules = Modules.auto
@@ -329,6 +332,8 @@ def _check(cfg: ModelConfig) -> None:
         reject(
             "num_nextn_predict_layers", "model.head=score predicts no tokens", "set model.num_nextn_predict_layers=0"
         )
+    if cfg.head is Head.score and cfg.vision is not Vision.none:
+        reject("vision", "model.head=score judges text", "set model.vision=none")
     if cfg.is_dense:
         _check_dense(cfg, reject)
         _check_fp8(cfg, reject)

@@ -8,9 +8,10 @@ weights are the Megatron modules' own; `refresh` derives what depends on them.
 Shapes: T tokens, N heads, C = kv_lora_rank, R = qk_rope_head_dim, W what is cached per token, C + R for latents.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from infra.errors import ConfigError, R1Error
 from modeling.config import ModelConfig
 from modeling.decode_weights import Attention, attention_weights, mlp_weights, rms_norm
 from modeling.grouped import GroupedAttention, grouped_weights
+from modeling.merge import merge
 
 # Rows that attend together: they share one length, and what they cache stays near the processor.
 CHUNK_ROWS = 64
@@ -27,6 +29,7 @@ GROW = 64
 # Tokens of one prefill pass, padding included.
 PREFILL_TOKENS = 16384
 
+Images = Sequence[np.ndarray | None] | None
 Attend = Callable[[int, Attention | GroupedAttention, Tensor, Tensor], Tensor]
 
 
@@ -111,12 +114,15 @@ class Decoder:
         self.layers = [(attention(layer, cfg), mlp_weights(layer, cfg)) for layer in module.decoder.layers]
 
     @torch.inference_mode()
-    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, LatentCache]:
-        """Read prompts of any lengths -> logits after the last token of each [rows, vocab] FP32, and their cache."""
-        logits, _, cache = self._read(prompts, len(self.layers))
+    def prefill(self, prompts: list[list[int]], images: Images = None) -> tuple[Tensor, LatentCache]:
+        """Read prompts of any lengths -> logits after the last token of each [rows, vocab] FP32, and their cache.
+
+        images: the image of each prompt, uint8 [height, width], None where it has none.
+        """
+        logits, _, cache = self._read(prompts, len(self.layers), images)
         return logits, cache
 
-    def _read(self, prompts: list[list[int]], depth: int) -> tuple[Tensor, Tensor, LatentCache]:
+    def _read(self, prompts: list[list[int]], depth: int, images: Images) -> tuple[Tensor, Tensor, LatentCache]:
         """The same with a cache of `depth` layers -> logits, hidden state of the last token [rows, hidden], cache."""
         longest = max(len(prompt) for prompt in prompts)
         self._rotations(longest)
@@ -134,18 +140,29 @@ class Decoder:
             ids = torch.tensor([prompts[row] + [0] * (longest - len(prompts[row])) for row in rows], device=device)
             last = torch.tensor([len(prompts[row]) - 1 for row in rows], device=device)
             places = torch.tensor(rows, device=device)
-            hidden = self._prefill(ids, places, latents)
+            embedded = self._embedded(ids, [images[row] for row in rows] if images else [])
+            hidden = self._prefill(ids, places, latents, embedded)
             ends[places] = end = hidden[torch.arange(len(rows), device=device), last]
             logits[places] = self._logits(end)
         lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         return logits, ends, LatentCache(latents, lengths)
 
-    def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor) -> Tensor:
-        """ids [rows, seq] -> hidden [rows, seq, hidden]; the latents go to their places."""
+    def _embedded(self, ids: Tensor, images: Sequence[np.ndarray | None]) -> Tensor:
+        """ids [rows, seq] -> [rows, seq, hidden], images in their places."""
+        there = [image for image in images if image is not None]
+        embedded = F.embedding(ids, self.embedding)
+        if not there:
+            return embedded
+        with torch.inference_mode(False), torch.no_grad():  # what Megatron's modules keep must stay usable for training
+            features = self.module.vision(torch.from_numpy(np.stack(there)).to(ids.device))
+        return merge(embedded, ids == self.module.image_id, features)
+
+    def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor, embedded: Tensor) -> Tensor:
+        """ids [rows, seq], embedded [rows, seq, hidden] -> hidden of the same shape; latents go to their places."""
         rows, seq = ids.shape
         positions = torch.arange(seq, device=ids.device).repeat(rows)
         attend = self._causal(rows, seq, places, latents)
-        return self._walk(ids.flatten(), positions, attend).unflatten(0, (rows, seq))
+        return self._walk(embedded.flatten(0, 1), positions, attend).unflatten(0, (rows, seq))
 
     @staticmethod
     def _causal(rows: int, seq: int, places: Tensor, latents: Tensor) -> Attend:
@@ -185,11 +202,10 @@ class Decoder:
                 at += len(mask)
             return out
 
-        return self._logits(self._walk(ids, positions, attend))
+        return self._logits(self._walk(F.embedding(ids, self.embedding), positions, attend))
 
-    def _walk(self, ids: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """ids [T] at positions [T] through all layers -> hidden [T, hidden], the last norm not yet applied."""
-        x = F.embedding(ids, self.embedding)
+    def _walk(self, x: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """x [T, hidden] at positions [T] through all layers -> hidden [T, hidden], the last norm not yet applied."""
         cos, sin = self.cos[positions], self.sin[positions]
         for number, (attention, mlp) in enumerate(self.layers):
             query, latent = attention.project(x, cos, sin)

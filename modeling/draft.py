@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from infra.errors import ConfigError
-from modeling.decode import Attend, Decoder, LatentCache, chunked
+from modeling.decode import Attend, Decoder, Images, LatentCache, chunked
 from modeling.decode_weights import Attention, Norm, attention_weights, mlp_weights, rms_norm
 
 
@@ -55,16 +55,16 @@ class DraftingDecoder(Decoder):
         self.mtp_layer = attention_weights(layer, self.cfg), mlp_weights(layer, self.cfg)
 
     @torch.inference_mode()
-    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, DraftCache]:
+    def prefill(self, prompts: list[list[int]], images: Images = None) -> tuple[Tensor, DraftCache]:
         """Read prompts of any lengths -> logits after the last token of each [rows, vocab] FP32, and their cache.
 
         The module has read all of a prompt but its last entry, which needs the token that comes next.
         """
-        logits, hidden, cache = self._read(prompts, len(self.layers) + 1)
+        logits, hidden, cache = self._read(prompts, len(self.layers) + 1, images)
         return logits, DraftCache(cache.latents, cache.lengths, hidden)
 
-    def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor) -> Tensor:
-        hidden = super()._prefill(ids, places, latents)
+    def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor, embedded: Tensor) -> Tensor:
+        hidden = super()._prefill(ids, places, latents, embedded)
         rows, seq = ids.shape
         if seq > 1:
             # Entries past a row's end are made of padding and written again before they count.
@@ -94,7 +94,8 @@ class DraftingDecoder(Decoder):
         The cache's lengths stay: cache.keep says how many of the two count.
         """
         positions = self._positions_from(cache.lengths, cache)
-        hidden = self._walk(ids.flatten(), positions.flatten(), self._two(positions, cache))
+        embedded = F.embedding(ids.flatten(), self.embedding)
+        hidden = self._walk(embedded, positions.flatten(), self._two(positions, cache))
         return self._logits(hidden).unflatten(0, (-1, 2)), hidden.unflatten(0, (-1, 2))
 
     def _positions_from(self, start: Tensor, cache: LatentCache) -> Tensor:

@@ -6,6 +6,7 @@ A row's answer depends on its seed, its prompt and the weights; not on the rows 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from infra.errors import ConfigError
 from modeling.config import ModelConfig
-from modeling.decode import Decoder, LatentCache
+from modeling.decode import Decoder, Images, LatentCache
 from modeling.draw import draw
 from modeling.sampling import Sampled, SamplingConfig
 from modeling.stop import StopText
@@ -52,6 +53,7 @@ class Generator:
         max_rows: int = 256,
         begun: list[list[int]] | None = None,
         more: int | None = None,
+        images: Images = None,
     ) -> list[Sampled]:
         """One answer to each prompt; at most max_rows are written at a time, the next take the places of the finished.
 
@@ -59,6 +61,8 @@ class Generator:
         completes stop_text, after sampling.max_response_tokens, or where the row is max_position_embeddings long.
         begun: tokens that each answer has already; those after them are given, at most `more`. With the same seeds and
         weights an answer written in parts has the tokens of one written at once (rounding apart, as above).
+        images: what stands in each prompt's places for one (modeling/vision_config.py), uint8 [height, width], all of
+        one size; None where there is none.
         Raises ConfigError for prompts that leave no room or have unknown ids.
         """
         if len(seeds) != len(prompts):
@@ -73,7 +77,7 @@ class Generator:
             if len(start) >= self.limit(prompt, sampling):
                 problem = f"the longest answer has {self.limit(prompt, sampling)}"
                 raise ConfigError(f"begun[{number}]", f"{len(start)} tokens", problem, "leave out what has ended")
-        run = self._run(prompts, sampling, seeds, stop_ids, stop_text, max_rows, begun, more)
+        run = self._run(prompts, sampling, seeds, stop_ids, stop_text, max_rows, begun, more, images)
         while run.step():
             pass
         return run.answers()
@@ -175,7 +179,9 @@ class Run:
         max_rows: int,
         begun: list[list[int]] | None = None,
         more: int | None = None,
+        images: Images = None,
     ) -> None:
+        self.images = images if images is not None else [None] * len(prompts)
         self.begun = begun if begun is not None else [[] for _ in prompts]
         self.limits = [generator.limit(prompt, sampling) for prompt in prompts]
         "Of whole answers; cuts: of what is written now."
@@ -189,10 +195,10 @@ class Run:
         vocab, self.device = self.decoder.head.shape[0], self.decoder.head.device
         self.stops = torch.tensor([token in stop_ids for token in range(vocab)], device=self.device)
         # Equal prompts follow each other, so that they are read once. The next one is last.
-        first: dict[tuple[int, ...], int] = {}
-        for number, prompt in enumerate(prompts):
-            first.setdefault(tuple(prompt), number)
-        self.waiting = sorted(range(len(prompts)), key=lambda number: first[tuple(prompts[number])])[::-1]
+        first: dict[tuple[Any, ...], int] = {}
+        for number in range(len(prompts)):
+            first.setdefault(self._asked(number), number)
+        self.waiting = sorted(range(len(prompts)), key=lambda number: first[self._asked(number)])[::-1]
         self.read: _Read | None = None
         self.rows: Rows | None = None
         self.cache: LatentCache | None = None
@@ -275,10 +281,17 @@ class Run:
     def _read_prompts(self) -> _Read:
         """Prefill the prompts of the next max_rows answers, each once."""
         jobs = [self.waiting.pop() for _ in range(min(self.max_rows, len(self.waiting)))]
-        unique: dict[tuple[int, ...], int] = {}
-        place = {job: unique.setdefault(tuple(self.prompts[job]), len(unique)) for job in jobs}
-        logits, cache = self.decoder.prefill([list(prompt) for prompt in unique])
+        unique: dict[tuple[Any, ...], int] = {}
+        place = {job: unique.setdefault(self._asked(job), len(unique)) for job in jobs}
+        one = dict(zip(place.values(), place, strict=True))  # of each prompt, a job that asks it
+        prompts, images = zip(*((self.prompts[one[i]], self.images[one[i]]) for i in range(len(unique))), strict=True)
+        logits, cache = self.decoder.prefill(list(prompts), images)
         return _Read(jobs[::-1], place, logits, cache)
+
+    def _asked(self, job: int) -> tuple[Any, ...]:
+        """By what a prompt is known: its tokens, and its image."""
+        image = self.images[job]
+        return tuple(self.prompts[job]) if image is None else (*self.prompts[job], image.tobytes())
 
     def _said(self, job: int) -> int:
         """How much of the stop text the answer ends with before it goes on."""

@@ -1,7 +1,7 @@
 """A network in a Hugging Face folder: loaded by ranks of any layout, written by one (names: hf_names.py)."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -13,6 +13,7 @@ from modeling import cpu, hf_files, hf_names
 from modeling.config import CONTEXT_FIELDS, Head, ModelConfig
 from modeling.hf_files import CONFIG, INDEX, WEIGHTS, Spec, Stored, some
 from modeling.hf_names import Slot
+from modeling.vision_config import Vision
 
 __all__ = ["CONFIG", "INDEX", "WEIGHTS", "check_tensors", "config_from", "load_pretrained", "save_pretrained"]
 
@@ -37,13 +38,15 @@ def load_pretrained(module: nn.Module, cfg: ModelConfig, folder: Path) -> None:
     """Fill the bare network (GPTModel) from a Hugging Face folder; each rank takes its part, tensor by tensor.
 
     Every rank calls it; dtypes may differ, FP8 is dequantised. An MTP module that cfg leaves out is passed over; a
-    network that scores takes a language model's weights and keeps its own head. Raises CheckpointError, before a weight
-    has changed, that lists what differs: settings, or tensors missing, left over or of another shape.
+    network that scores takes a language model's weights and keeps its own head, one that sees keeps its own eyes where
+    the folder has none. Raises CheckpointError, before a weight has changed, that lists what differs: settings, or
+    tensors missing, left over or of another shape.
     """
     folder = Path(folder)
     saved = config_from(folder)
     new_head = cfg.head is Head.score and saved.head is Head.tokens
-    free = (*_FREE_FIELDS, "head") if new_head else _FREE_FIELDS
+    new_eyes = cfg.vision is not Vision.none and saved.vision is Vision.none
+    free = (*_FREE_FIELDS, *(("head",) if new_head else ()), *(("vision",) if new_eyes else ()))
     differ = [
         f"{f.name}={getattr(saved, f.name)} (here {getattr(cfg, f.name)})"
         for f in fields(cfg)
@@ -58,7 +61,8 @@ def load_pretrained(module: nn.Module, cfg: ModelConfig, folder: Path) -> None:
     rank = _tensor_rank() if module.config.tensor_model_parallel_size > 1 else 0
     wanted: dict[str, list[Slot]] = {}
     for slot in _slots(module, cfg):
-        if not (new_head and slot.name == hf_names.SCORE):
+        own = (new_head and slot.name == hf_names.SCORE) or (new_eyes and slot.name.startswith(hf_names.VISION))
+        if not own:
             wanted.setdefault(slot.name, []).append(slot)  # two, where a pipeline stage holds a copy
     with torch.no_grad():
         for tensor, value in hf_files.read(stored[name] for name in wanted):
@@ -130,7 +134,7 @@ def check_tensors(folder: Path, stored: dict[str, Stored], cfg: ModelConfig, sav
 
     cfg may leave out MTP modules of the folder, whose own config is `saved`.
     """
-    expected = hf_names.expected(cfg)
+    expected = hf_names.expected(replace(cfg, vision=saved.vision))
     if saved.head is not cfg.head:
         del expected[hf_names.SCORE]
     layers = cfg.num_hidden_layers

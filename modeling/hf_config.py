@@ -9,6 +9,7 @@ from typing import Any
 
 from infra.errors import ConfigError
 from modeling.config import DType, Family, Head, ModelConfig, ScoringFunc
+from modeling.vision_config import Vision
 
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 "quantization_config of weights in FP8 with a scale for each block (modeling/hf_fp8.py)."
@@ -109,6 +110,8 @@ def to_dict(cfg: ModelConfig) -> dict[str, Any]:
     if cfg.head is Head.score:
         hf["architectures"] = [kind.architecture.replace(_WRITES, _SCORES)]
         hf |= {"num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    if cfg.vision is not Vision.none:
+        hf["vision"] = cfg.vision.name
     if not cfg.is_dense:
         hf["num_key_value_heads"] = cfg.num_attention_heads
     if cfg.rope_factor != 1 and cfg.is_dense:
@@ -148,6 +151,10 @@ def from_dict(hf: dict[str, Any]) -> ModelConfig:
         if labels != 1:
             raise ConfigError("num_labels", labels, "a reward model gives one number", "give another model")
         fields |= {"head": Head.score, "num_nextn_predict_layers": 0}
+    if hf.get("vision") is not None:
+        if hf["vision"] not in Vision.__members__:
+            raise ConfigError("vision", hf["vision"], "is no encoder known here", "give another model")
+        fields["vision"] = Vision[hf["vision"]]
     fields["dtype"] = DType.bf16 if "bfloat16" in str(hf.get("torch_dtype", hf.get("dtype"))) else DType.fp32
     return ModelConfig(family=kind.family, **fields | _rope_fields(rope))
 

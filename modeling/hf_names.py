@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modeling.config import Head, ModelConfig
+from modeling.vision_config import weight_shapes
 
 SCORE = "score.weight"
 "The head of a network that scores, as transformers' models for sequence classification have it."
+VISION = "vision."
+"How names of encoder and projector begin."
 # Several names on the right share the rows of the Megatron tensor, in this order. {e} is the expert; on the right
 # alone, the Megatron tensor holds one slice [e] for each.
 _MODEL: dict[str, tuple[str, ...]] = {
@@ -117,6 +120,9 @@ def slots(
     Example: "decoder.layers.1.mlp.linear_fc1.weight" [2f, h] gives "model.layers.1.mlp.gate_proj.weight", its first f
     rows [f, h], and "model.layers.1.mlp.up_proj.weight", the other f rows.
     """
+    if name.startswith(VISION):  # no released model has these: Megatron's names serve on both sides
+        yield Slot(name, tensor, tuple(tensor.shape), dim)
+        return
     layers = _DENSE_LAYER if cfg.is_dense else _DEEPSEEK_LAYER
     prefix, rest, table = "", name, _MODEL
     if found := _DECODER_LAYER.fullmatch(name):
@@ -154,7 +160,7 @@ def _by_group(qkv: Tensor, cfg: ModelConfig) -> tuple[Tensor, ...]:
 def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Every tensor of the model's Hugging Face folder and its shape, layer after layer, MTP modules last.
 
-    Their sizes add up to cfg.num_params(mtp=True).
+    Their sizes add up to cfg.num_params(mtp=True), but for encoder and projector of images.
     """
     h, vocab = cfg.hidden_size, cfg.vocab_size
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocab, h)}
@@ -170,7 +176,7 @@ def expected(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
         mtp = _layer_shapes(cfg, True) | {"enorm.weight": (h,), "hnorm.weight": (h,), "eh_proj.weight": (h, 2 * h)}
         mtp["shared_head.norm.weight"] = (h,)
         found |= {f"model.layers.{cfg.num_hidden_layers + depth}.{name}": shape for name, shape in mtp.items()}
-    return found
+    return found | weight_shapes(cfg)
 
 
 def _layer_shapes(cfg: ModelConfig, moe: bool) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rl.config import LossWeighting
 from rl.types import Group
-from training.data.packing import balanced_micro_batches
+from training.data.packing import balanced_micro_batches, stacked
 from training.step import MicroBatch
 
 
@@ -26,6 +26,8 @@ class Row:
     "Of the whole answer."
     context: int = 0
     "Response tokens at its start that are read and not trained on."
+    image: np.ndarray | None = None
+    "uint8 [height, width] of the prompt's image; None: it has none."
 
     @property
     def trained_length(self) -> int:
@@ -45,10 +47,12 @@ def rows_of(
     for group, prompt in zip(groups, prompts, strict=True):
         if drop_zero_variance and all(c.advantage == 0.0 for c in group.completions):
             continue
+        image = group.question.pixels
         for c in group.completions:
             if c.tokens:
                 context = c.last_segment if last_segment else 0
-                rows.append(Row(prompt + c.tokens, len(prompt), c.sampler_logprobs, c.advantage, c.reward, context))
+                told = c.sampler_logprobs, c.advantage, c.reward, context, image
+                rows.append(Row(prompt + c.tokens, len(prompt), *told))
     return rows
 
 
@@ -93,6 +97,7 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(loss_weights),
         padding=torch.from_numpy(padding),
+        images=stacked([row.image for row in rows]),
         extras=extras,
     )
 

@@ -8,9 +8,10 @@ thinking, so that accuracies differ by the cut alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rl.types import Completion, Group, Question
+from rl.types import Completion, Group
 
 if TYPE_CHECKING:
     from modeling.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ def at_budget(engine: RolloutEngine, tokenizer: Tokenizer, groups: list[Group], 
     """[group][answer] as they are with at most `budget` thinking tokens; unscored. Every rank calls it."""
     cuts = [[cut_thinking(c.text, budget, tokenizer) for c in group.completions] for group in groups]
     asked = [
-        Question(f"{group.question.id}/budget{budget}/{g}", group.question.task, _continued(group, cut[0]), "")
+        replace(group.question, id=f"{group.question.id}/budget{budget}/{g}", prompt=_continued(group, cut[0]))
         for group, row in zip(groups, cuts, strict=True)
         for g, cut in enumerate(row)
         if cut is not None

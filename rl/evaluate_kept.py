@@ -25,7 +25,7 @@ class Kept:
     def answers(
         self, name: str, questions: list[Question], ask: Callable[[], list[list[Completion]]]
     ) -> list[list[Completion]]:
-        """[question][sample] from the file `name` where it holds these questions' prompts, else from `ask`.
+        """[question][sample] from the file `name` where it holds these questions', else from `ask`.
 
         Every rank calls it; rank 0 reads and writes.
         """
@@ -42,9 +42,11 @@ def _write(path: Path, questions: list[Question], answers: list[list[Completion]
     import pyarrow.parquet
 
     kinds = [pa.list_(pa.int64()), pa.string(), pa.list_(pa.float64()), pa.list_(pa.float64()), pa.bool_(), pa.int64()]
-    schema = pa.schema([("prompt", pa.string()), *zip(_COLUMNS, [*kinds, pa.bool_(), pa.int64()], strict=True)])
+    schema = pa.schema(
+        [("id", pa.string()), ("prompt", pa.string()), *zip(_COLUMNS, [*kinds, pa.bool_(), pa.int64()], strict=True)]
+    )
     rows = [
-        {"prompt": question.prompt} | {name: getattr(completion, name) for name in _COLUMNS}
+        {"id": question.id, "prompt": question.prompt} | {name: getattr(completion, name) for name in _COLUMNS}
         for question, row in zip(questions, answers, strict=True)
         for completion in row
     ]
@@ -62,7 +64,8 @@ def _read(path: Path, questions: list[Question]) -> list[list[Completion]] | Non
 
     rows = pyarrow.parquet.read_table(path).to_pylist()
     samples = len(rows) // max(1, len(questions))
-    if [row.pop("prompt") for row in rows] != [q.prompt for q in questions for _ in range(samples)]:
+    held = [(row.pop("id"), row.pop("prompt")) for row in rows]
+    if held != [(q.id, q.prompt) for q in questions for _ in range(samples)]:
         return None
     answers = [Completion(**row) for row in rows]
     return [answers[i : i + samples] for i in range(0, len(answers), samples)]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 
 @dataclass(slots=True)
 class Question:
@@ -21,6 +23,13 @@ class Question:
     "A right answer, for people to read; the task decides what is right."
     meta: dict = field(default_factory=dict)
     "What the task needs to judge an answer; plain JSON types."
+    image: list[list[int]] | None = None
+    "What stands at <image> in the prompt, [height][width] from 0 (black) to 255; None: the prompt is text alone."
+
+    @property
+    def pixels(self) -> np.ndarray | None:
+        """The image as uint8 [height, width]."""
+        return None if self.image is None else np.array(self.image, dtype=np.uint8)
 
 
 @dataclass(slots=True)

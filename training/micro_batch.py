@@ -27,6 +27,8 @@ class MicroBatch:
     """True where there is no token: no load to an expert, and nothing to balance. None: there is none."""
     document_ids: Tensor | None = None
     """Number of the document each token belongs to, for rows of several; attention stays inside. None: one a row."""
+    images: Tensor | None = None
+    """uint8 [images, height, width], of the rows that have one, in their order; None: the rows are text alone."""
     extras: dict[str, Tensor] = field(default_factory=dict)
     """What else the loss function reads, [batch, seq] or [batch]."""
 
@@ -50,6 +52,7 @@ class MicroBatch:
             loss_weights=F.pad(self.loss_weights, (0, more)),
             padding=F.pad(padding, (0, more), value=True),
             document_ids=None if ids is None else F.pad(ids, (0, more), value=-1),
+            images=self.images,
             extras={k: F.pad(v, (0, more)) if v.shape == self.tokens.shape else v for k, v in self.extras.items()},
         )
 

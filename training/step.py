@@ -158,6 +158,8 @@ def _run_schedule(
         }
         inputs = own_part(inputs, context)
         inputs["padding_mask"] = _padding_here(model, inputs["padding_mask"])
+        if batch.images is not None:
+            inputs["images"] = batch.images
         with nullcontext() if mtp else without_mtp(_bare(model)):
             out = model(**inputs)
         loss = loss_of(batch)

@@ -3,6 +3,7 @@
 Where the layout splits the network each rank gathers a whole copy, and all ranks write.
 """
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -11,6 +12,7 @@ from modeling.sampling import Sampled, SamplingConfig
 from modeling.speculate import SpeculativeGenerator, generator_for
 from modeling.stop import StopText
 from modeling.tokenizer import Tokenizer
+from modeling.vision_config import prompt_with_image
 from rl.rollout.sharing import Share, SharingEngine, answer_seed
 from rl.types import Question
 from training import parallel
@@ -38,9 +40,16 @@ class LocalEngine(SharingEngine):
         """
         super().__init__(tokenizer, sampling, seed=seed)
         self.max_rows = max_rows
+        self.model_cfg = model_cfg
         self.whole = Whole(model, model_cfg, copies=copies, device=device)
         self.generator = generator_for(self.whole.module, model_cfg, sampling)
         self.stop_text = StopText.of(tokenizer, model_cfg, self.generator.device)
+
+    def prompt_ids(self, question: Question) -> list[int]:
+        """Token ids of the question's prompt, its image as places for it."""
+        if question.image is None:
+            return super().prompt_ids(question)
+        return prompt_with_image(question.prompt, self.tokenizer, self.model_cfg)
 
     def load_weights(self, model: nn.Module, version: int) -> None:
         """Take over the weights: they are the trainer's own, or copied; what is derived from them is made anew."""
@@ -53,9 +62,9 @@ class LocalEngine(SharingEngine):
         prompts = [self.prompt_ids(q) for q in questions]
         places = [(q, g) for q in range(len(questions)) for g in range(group_size)]
         mine = places[parallel.rank() :: parallel.world()]
-        sampled, *drafted = self._generate(
-            [prompts[q] for q, _ in mine], [answer_seed(self.seed, step, questions[q].id, g) for q, g in mine]
-        )
+        seeds = [answer_seed(self.seed, step, questions[q].id, g) for q, g in mine]
+        images = [question.pixels for question in questions]
+        sampled, *drafted = self._generate([prompts[q] for q, _ in mine], seeds, images=[images[q] for q, _ in mine])
         return Share(list(zip(mine, sampled, strict=True)), self.version, *drafted)
 
     def go_on(self, prompts: list[list[int]], begun: list[list[int]], seeds: list[int], *, more: int) -> list[Sampled]:
@@ -71,7 +80,12 @@ class LocalEngine(SharingEngine):
         return self.generator.limit(prompt, self.sampling)
 
     def _generate(
-        self, prompts: list[list[int]], seeds: list[int], begun: list[list[int]] | None = None, more: int | None = None
+        self,
+        prompts: list[list[int]],
+        seeds: list[int],
+        begun: list[list[int]] | None = None,
+        more: int | None = None,
+        images: list[np.ndarray | None] | None = None,
     ) -> tuple[list[Sampled], int, int]:
         """-> answers, and tokens that a drafter proposed and accepted for them."""
         before = self._drafted()
@@ -84,6 +98,7 @@ class LocalEngine(SharingEngine):
             max_rows=self.max_rows,
             begun=begun,
             more=more,
+            images=images,
         )
         proposed, accepted = (now - then for now, then in zip(self._drafted(), before, strict=True))
         return sampled, proposed, accepted

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from infra.errors import ConfigError
+from modeling.vision_config import Vision
 
 
 def _positive(section: str, cfg: object, *keys: str) -> None:
@@ -29,6 +30,32 @@ class FilterConfig:
     def __post_init__(self) -> None:
         _positive("filter", self, "max_paragraph")
         _shares("filter", self, "language_share")
+
+
+@dataclass(kw_only=True, slots=True)
+class CaptionsConfig:
+    """How a language model learns to see (Kimi k1.5 §2.1); the SFT itself is sft.*."""
+
+    vision: Vision = Vision.tiny
+    "The encoder: tiny, or the shape of clip_vit_l or siglip_so400m."
+    encoder: str = ""
+    "Weights that the encoder starts from: a CLIP or SigLIP folder of Hugging Face, or owner/name; empty: from nothing."
+    examples: int = 12_000
+    "Examples of an epoch."
+    share_worked: float = 0.3
+    "Share of the pictures whose caption is followed by a search, as the base's corpus has it, right or wrong."
+    share_text: float = 0.2
+    "Share of the examples that are questions in text, lest the model forget how to read them."
+    evaluate_images: int = 96
+    "Held-out pictures of which eval/caption_accuracy is the share read right; 0 leaves it out."
+
+    def __post_init__(self) -> None:
+        _positive("captions", self, "examples")
+        _shares("captions", self, "share_worked", "share_text")
+        if self.vision is Vision.none:
+            raise ConfigError("captions.vision", "none", "there would be nothing to see with", "set tiny")
+        if self.evaluate_images < 0:
+            raise ConfigError("captions.evaluate_images", self.evaluate_images, "cannot be negative", "set 0 for none")
 
 
 @dataclass(kw_only=True, slots=True)

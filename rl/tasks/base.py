@@ -118,7 +118,8 @@ class TaskConfig:
     """What is asked."""
 
     names: list[str] = field(default_factory=lambda: ["countdown"])
-    """Tasks: countdown, chain_sum, products, gcd, spell_backward, basic_arithmetic, simple_equations, derivatives;
+    """Tasks: countdown, countdown_image (in pictures, for a model of r1 captions), chain_sum, products, gcd,
+    spell_backward, basic_arithmetic, simple_equations, derivatives;
     number_words, facts, writing, refusal; gsm8k, svamp, math500, aime2024, amc2023, gpqa, math; code, livecodebench."""
     weights: list[float] = field(default_factory=list)
     "Share of each task, in the order of names; empty for equal shares."

@@ -26,7 +26,7 @@ class Countdown:
         """Three numbers of an allowed set in random order, a target uniform over what they reach."""
         rng = random.Random(f"countdown/{self.seed}/{i}")
         numbers = rng.choice(orders(held=False))
-        question = self._question(f"countdown/train/{i}", numbers, rng.choice(reachable(numbers)))
+        question = self._question(f"{self.name}/train/{i}", numbers, rng.choice(reachable(numbers)))
         return for_training(question, held=held_out(numbers))
 
     def test_questions(self, n: int) -> list[Question]:
@@ -40,7 +40,7 @@ class Countdown:
             asked += part
         if n > len(asked):
             raise shortage(self.name, n, len(asked))
-        return [self._question(f"countdown/test/{i}", *asked[i]) for i in range(n)]
+        return [self._question(f"{self.name}/test/{i}", *asked[i]) for i in range(n)]
 
     def score(self, question: Question, text: str) -> float:
         """1.0 where the answer is an expression of the target that uses each number once."""

@@ -12,6 +12,7 @@ from rl.tasks.base import Prompter, Task, TaskConfig, difficulty, prompter
 from rl.tasks.benchmarks import BENCHMARKS, BenchmarkTask, files_by_name
 from rl.tasks.code import Code
 from rl.tasks.countdown import Countdown
+from rl.tasks.countdown_image import CountdownImage
 from rl.tasks.derivatives import Derivatives
 from rl.tasks.general import RULES, GeneralTask
 from rl.tasks.gym import FAMILIES, GymTask
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 REASONING = (Countdown.name, *FAMILIES, Derivatives.name)
 GENERAL = tuple(RULES)
-NAMES = (*REASONING, *GENERAL, *BENCHMARKS, Code.name)
+NAMES = (*REASONING, *GENERAL, *BENCHMARKS, Code.name, CountdownImage.name)
 
 
 def build_task(cfg: TaskConfig, tokenizer: "Tokenizer | None" = None) -> Task:
@@ -60,8 +61,8 @@ def _task(name: str, cfg: TaskConfig, template: Prompter, *, ready: bool) -> Tas
     if name in PROBLEMS:
         where = {"path": cfg.path, "bad_share": cfg.bad_rows}
         return Problems(name, cfg.code, **where, seed=cfg.seed, template=template, ready=ready)
-    if name == Countdown.name:
-        return Countdown(seed=cfg.seed, template=template)
+    if name in (Countdown.name, CountdownImage.name):
+        return (Countdown if name == Countdown.name else CountdownImage)(seed=cfg.seed, template=template)
     if name == Derivatives.name:
         return Derivatives(seed=cfg.seed, template=template)
     if name in FAMILIES:

@@ -127,6 +127,12 @@ def solved(
     return _think(rng, cfg, numbers, target, 1.0, CHINESE if chinese else ENGLISH)
 
 
+def searched(cfg: CorpusConfig, rng: random.Random, numbers: Numbers, target: int) -> tuple[str, str]:
+    """A search as a document of the corpus has it, given up or not, right or wrong -> (its lines, the answer)."""
+    complete = rng.random() < cfg.share_complete / max(1e-9, 1 - cfg.share_direct)
+    return _think(rng, cfg, numbers, target, 1.0 if complete else cfg.continue_probability, ENGLISH)
+
+
 def corpus_hash(cfg: CorpusConfig, seed: int, count: int = 2000) -> str:
     """SHA-256 over the first `count` documents: names the corpus in a released model's card."""
     digest = hashlib.sha256()

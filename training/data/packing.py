@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from training.step import MicroBatch
 
 MICRO_BATCH_OVERHEAD = 256
@@ -77,16 +79,29 @@ def by_length_batches(
     max_tokens: int,
     pad_id: int,
     prompts: Sequence[int] | None = None,
+    images: "Sequence[np.ndarray | None] | None" = None,
 ) -> "list[MicroBatch]":
     """One document a row, rows of like length together; this rank's micro-batches of the step.
 
     documents: token ids of all documents of the step, the same on every rank. Positions count from 0 in each row.
     prompts: how many tokens at the start of each are read and not learnt; None: the first, which nothing predicts.
+    images: of each document, uint8 [height, width], None where it has none.
     """
     weight = 1.0 / count_labels(documents, prompts)
     pairs = list(zip(documents, prompts or [1] * len(documents), strict=True))
     shares = balanced_micro_batches([len(d) - 1 for d in documents], world, max_tokens)
-    return [_rows([[pairs[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
+    batches = [_rows([[pairs[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
+    for batch, indices in zip(batches, shares[rank], strict=True) if images is not None else ():
+        batch.images = stacked([images[i] for i in indices])
+    return batches
+
+
+def stacked(images: "Sequence[np.ndarray | None]") -> "Tensor | None":
+    """Those that are there as one tensor uint8 [images, height, width]; None where there is none."""
+    import torch
+
+    there = [image for image in images if image is not None]
+    return torch.from_numpy(np.stack(there)) if there else None
 
 
 def joined_batches(
