@@ -1,6 +1,6 @@
 """Which runs a page shows: held in the URL (?run=...&run=...), checked against the known runs, kept across pages."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 import streamlit as st
@@ -71,8 +71,8 @@ def live(body: Callable[[], None], *, always: bool = False) -> None:
     st.fragment(part, run_every=LIVE_EVERY_S if running or always else None)()
 
 
-def frames() -> dict[str, pd.DataFrame]:
-    """key -> metrics of the chosen runs; what cannot be read is said on the page."""
-    read = {run.key: store.metrics(run) for run in picked()}
+def frames(names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
+    """key -> metrics of the chosen runs, those asked for or all; what cannot be read is said on the page."""
+    read = store.metrics_of(picked(), names)
     notice(m.problem for m in read.values() if m.problem)
     return {key: m.frame for key, m in read.items()}

@@ -17,7 +17,7 @@ def made(chart: alt.Chart | alt.LayerChart, data: pd.DataFrame, title: str, heig
 
 
 def rate_against_base(rates: pd.DataFrame, base: dict[str, tuple[float, float, float]], rule: str) -> Chart:
-    """Rows of rates.through_training: one rule's, with the start's own rate as a band; base: rule -> mean, low, high."""
+    """One rule of rates.through_training, with the start's own rate as a band; base: rule -> mean, low, high."""
     data = rates[rates["rule"] == rule].copy()
     if rule in base:
         data["base"], data["base_low"], data["base_high"] = base[rule]

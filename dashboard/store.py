@@ -6,32 +6,29 @@ its MLflow name and id; pages look keys up among the known runs and never open a
 """
 
 import errno
+import functools
+import hashlib
 import json
 import os
 import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import streamlit as st
 
-from dashboard import mlflow_read
-from dashboard.metrics_file import MetricsFile
+from dashboard import answers, metrics_file, mlflow_read
 
+KINDS, Unreadable = answers.KINDS, answers.Unreadable
 QUIET_S = 300.0
 "A run said to be running that has written nothing for so long is shown as silent: killed, or its machine is away."
+NOT_COMPARED = {"seed", "dir", "name"}
+"Last parts of the settings in which the seeds of one experiment differ."
 NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures", "mlflow_artifacts"}
-SAMPLE_COLUMNS = ("question_id", "task", "prompt", "answer_key", "group", "text", "reward", "advantage")
-SAMPLE_COLUMNS += ("response_tokens", "thinking_tokens", "stopped", "reflects", "version")
-NUMBERS = {"group", "reward", "advantage", "response_tokens", "thinking_tokens", "version"}
-FLAGS = {"stopped", "reflects"}
-KINDS = {"training": "samples", "held-out": "evaluations"}
-"Whose answers -> their folder in the run's folder."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +50,11 @@ class Run:
     run_id: str | None = None
     "Of run.json; MLflow has it as the tag run_id."
     mlflow_id: str | None = None
+    task: str | None = None
+    config: dict = field(default_factory=dict, hash=False, compare=False)
+    "The resolved configuration, nested; empty where only MLflow knows the run."
+    group: str | None = None
+    "Equal for runs of one configuration and one commit that differ in seeds only; None where the config is unknown."
 
     @property
     def live(self) -> bool:
@@ -68,10 +70,6 @@ class Listing:
     problems: tuple[str, ...] = ()
 
 
-class Unreadable(Exception):
-    """A file of a run cannot be shown; the message is one line for the page."""
-
-
 def root() -> Path:
     """The run store: R1_RUNS, or ./runs."""
     return Path(os.environ.get("R1_RUNS", "runs"))
@@ -83,11 +81,12 @@ def mlflow_uri() -> str:
 
 
 def known() -> Listing:
-    """The runs of this store and of MLflow, at most two seconds old."""
+    """The runs of this store and of MLflow, at most a second old."""
     return _listing(str(root()), mlflow_uri())
 
 
-@st.cache_data(ttl=2.0, show_spinner=False)
+# A resource, not data: a copy of a hundred configurations for every look would cost more than the look.
+@st.cache_resource(ttl=1.0, show_spinner=False, max_entries=4)
 def _listing(store: str, uri: str) -> Listing:
     problems = []
     folders = {}
@@ -127,33 +126,60 @@ def run_folders(store: Path, depth: int = 5) -> Iterator[Path]:
 def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
     problem, record = None, {}
     try:
-        record = json.loads(_inside(folder / "run.json", store).read_bytes())
-        if not isinstance(record, dict):
-            raise ValueError("no object")
+        path = _inside(folder / "run.json", store)
+        stat = path.stat()
+        record = _record(str(path), stat.st_mtime_ns, stat.st_size)
     except FileNotFoundError:
         pass  # a run of which only the metrics were kept is still shown
     except (OSError, ValueError, RecursionError):
-        problem, record = (f"{folder / 'run.json'} can't be read (half-written?); the run is shown without it.", {})
+        problem = f"{folder / 'run.json'} can't be read (half-written?); the run is shown without it."
     tags = record.get("tags") if isinstance(record.get("tags"), dict) else {}
+    config = record.get("config") if isinstance(record.get("config"), dict) else {}
     facts = {**tags, **record}
     key = folder.relative_to(store).as_posix()
     updated = max(filter(None, (_modified(folder / name) for name in ("metrics.jsonl", "run.json"))), default=None)
     run = Run(
         key="(the store itself)" if key == "." else key,
-        **{field: _text(facts.get(field)) for field in ("name", "stage", "scale", "seed", "commit")},
+        **{field: _text(facts.get(field)) for field in ("name", "stage", "scale", "task", "seed", "commit")},
         status=_status(_text(facts.get("status")), updated),
         started=_seconds(facts.get("created")),
         updated=updated,
         folder=folder,
         run_id=_text(facts.get("run_id")),
+        config=config,
+        group=_group(key, config, _text(facts.get("commit"))) if config else None,
     )
     return run, problem
+
+
+@functools.lru_cache(maxsize=5000)
+def _record(path: str, modified_ns: int, size: int) -> dict:
+    record = json.loads(Path(path).read_bytes())
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    return record
+
+
+def _group(key: str, config: dict, commit: str | None) -> str:
+    """A digest of what seeds of one experiment have in common; in paths their own folders' names are left out."""
+    own = re.compile(rf"(?<=/){re.escape(key.partition('/')[0])}(?=[/\"])")
+    facts = {name: value for name, value in flat(config).items() if name.rpartition(".")[2] not in NOT_COMPARED}
+    text = own.sub("*", json.dumps([facts, commit], sort_keys=True))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flat(config: dict, before: str = "") -> dict[str, object]:
+    """{"rl": {"steps": 3}} -> {"rl.steps": 3}."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return found
 
 
 def _completed(run: Run, record: mlflow_read.MlflowRun) -> Run:
     """A folder's run with what only MLflow knows; where both speak, the folder is right (MLflow may lag behind)."""
     other = _from_mlflow(record)
-    fields = ("name", "stage", "scale", "seed", "commit", "started", "mlflow_id")
+    fields = ("name", "stage", "scale", "task", "seed", "commit", "started", "mlflow_id")
     missing = {field: getattr(other, field) for field in fields if getattr(run, field) is None}
     # A killed trainer cannot say so in run.json: the process that sends its metrics does, in MLflow.
     noticed = run.status in ("running", "silent") and record.ended and record.ended >= (run.updated or 0.0) - 0.01
@@ -164,7 +190,7 @@ def _from_mlflow(record: mlflow_read.MlflowRun) -> Run:
     return Run(
         key=f"{record.name or 'run'} {record.id[:8]}",
         name=record.name,
-        **{field: record.tags.get(field) for field in ("stage", "scale", "seed")},
+        **{field: record.tags.get(field) for field in ("stage", "scale", "task", "seed")},
         commit=record.tags.get("commit") or record.tags.get("mlflow.source.git.commit"),
         status=record.status.lower() if record.status else None,
         started=record.started,
@@ -183,94 +209,62 @@ def _status(said: str | None, updated: float | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """All that a run logged: columns step, tokens, time and one for each metric; one row a step, NaN where missing."""
+    """What a run logged of the metrics that were asked for."""
 
     frame: pd.DataFrame
+    "Columns step, tokens, time and one for each metric; one row a step, NaN where missing. Shared: do not change it."
+    names: tuple[str, ...] = ()
+    "All the metrics that it logged."
     problem: str | None = None
 
 
-def metrics(run: Run) -> Metrics:
-    """The run's metrics. The frame is shared between sessions: read it, do not change it."""
-    if run.folder is not None:
+def metrics(run: Run, names: Iterable[str] | None = None) -> Metrics:
+    """The run's metrics as they are now: those asked for, or all."""
+    columns, problem = _columns(run)
+    return Metrics(columns.frame(names), tuple(columns.names), problem)
+
+
+def metrics_of(runs: Sequence[Run], names: Iterable[str] | None = None) -> dict[str, Metrics]:
+    """key -> metrics; files that have grown are read side by side."""
+    wanted = None if names is None else list(names)
+    with ThreadPoolExecutor(2) as pool:  # Arrow parses without Python's lock
+        found = list(pool.map(_columns, runs))
+    pairs = zip(runs, found, strict=True)
+    return {run.key: Metrics(columns.frame(wanted), tuple(columns.names), why) for run, (columns, why) in pairs}
+
+
+def _columns(run: Run) -> tuple[metrics_file.Columns, str | None]:
+    if run.folder is None:
         try:
-            frame, unreadable = _metrics_file(str(_inside(run.folder / "metrics.jsonl", root()))).read()
-        except OSError as error:
-            return Metrics(MetricsFile.empty(), f"{run.key}: metrics.jsonl can't be read: {error.strerror or error}")
-        lines = "1 line" if unreadable == 1 else f"{unreadable} lines"
-        return Metrics(frame, f"{run.key}: {lines} of metrics.jsonl can't be read, left out." if unreadable else None)
+            return _mlflow_columns(mlflow_uri(), run.mlflow_id or ""), None
+        except mlflow_read.MlflowUnreadable as error:
+            return metrics_file.EMPTY, str(error)
     try:
-        return Metrics(_mlflow_metrics(mlflow_uri(), run.mlflow_id or ""))
-    except mlflow_read.MlflowUnreadable as error:
-        return Metrics(MetricsFile.empty(), str(error))
+        columns = _metrics_files().read(_inside(run.folder / "metrics.jsonl", root()))
+    except OSError as error:
+        return metrics_file.EMPTY, f"{run.key}: metrics.jsonl can't be read: {error.strerror or error}"
+    lines = "1 line" if columns.unreadable == 1 else f"{columns.unreadable} lines"
+    return columns, f"{run.key}: {lines} of metrics.jsonl can't be read, left out." if columns.unreadable else None
 
 
-@st.cache_resource(show_spinner=False, max_entries=200)
-def _metrics_file(path: str) -> MetricsFile:
-    return MetricsFile(Path(path))
+@st.cache_resource(show_spinner=False)
+def _metrics_files() -> metrics_file.MetricsCache:
+    return metrics_file.MetricsCache()
 
 
-@st.cache_data(ttl=3.0, show_spinner=False, max_entries=100)
-def _mlflow_metrics(uri: str, run_id: str) -> pd.DataFrame:
-    records: dict[int, dict[str, float]] = {}
-    for key, step, seconds, value in mlflow_read.read_metrics(uri, run_id):
-        record = records.setdefault(step, {"step": step})
-        record |= {key: value, "time": seconds}
-        if key == "train/tokens":
-            record["tokens"] = value
-    return MetricsFile.frame_of(records)
+@st.cache_resource(ttl=3.0, show_spinner=False, max_entries=50)
+def _mlflow_columns(uri: str, run_id: str) -> metrics_file.Columns:
+    return metrics_file.from_records(mlflow_read.read_metrics(uri, run_id))
 
 
 def sample_files(run: Run, kind: str) -> dict[int, Path]:
-    """step -> Parquet file of a run's answers; kind: training or held-out. Links are left out."""
-    if run.folder is None:
-        return {}
-    files = {}
-    for path in (run.folder / KINDS[kind]).glob("step_*.parquet"):
-        number = re.fullmatch(r"step_(\d{1,12})", path.stem)
-        if number and path.resolve().is_relative_to(root().resolve()):
-            files[int(number[1])] = path
-    return dict(sorted(files.items()))
+    """step -> Parquet file of a run's answers; kind: training or held-out."""
+    return answers.files(run.folder, kind)
 
 
-def samples(path: Path) -> pd.DataFrame:
-    """Answers of one step: SAMPLE_COLUMNS and the reward's parts (reward_*); None or NaN where a column is missing.
-
-    Unreadable when the file is half-written or no Parquet.
-    """
-    try:
-        stat = path.stat()
-        return _samples(str(path), stat.st_mtime_ns, stat.st_size)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise Unreadable(f"{path.name} can't be read: half-written, damaged, or not Parquet.") from error
-
-
-@st.cache_data(show_spinner=False, max_entries=50)
-def _samples(path: str, modified_ns: int, size: int) -> pd.DataFrame:
-    """Reads by column: token lists are several times as large as the texts and stay on disk."""
-    with pq.ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        parts = [name for name in names if name.startswith("reward_")]
-        wanted = [*SAMPLE_COLUMNS, *parts]
-        table = file.read(columns=[name for name in wanted if name in names])
-    columns = {}
-    for name in wanted:
-        if name not in table.column_names:
-            columns[name] = pd.Series([None] * len(table), dtype=object)
-        elif name in NUMBERS or name in parts:
-            columns[name] = pd.to_numeric(pd.Series(table[name].to_pylist(), dtype=object), errors="coerce")
-        elif name in FLAGS:
-            columns[name] = pd.Series(table[name].to_pylist(), dtype=object)
-        else:
-            columns[name] = pd.Series(_texts(table[name]), dtype=object)
-    return pd.DataFrame(columns)
-
-
-def _texts(column: pa.ChunkedArray) -> list[str | None]:
-    """Strings; bytes that are no UTF-8 become U+FFFD instead of an error."""
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        column = column.cast(pa.large_binary())
-    values = column.to_pylist()
-    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v) for v in values]
+def samples(path: Path, columns: Sequence[str] | None = None, *, question: str | None = None) -> pd.DataFrame:
+    """Answers of one step, see answers.read."""
+    return answers.read(path, columns, question=question)
 
 
 def _inside(path: Path, store: Path) -> Path:

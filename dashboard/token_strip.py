@@ -3,10 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dashboard.shown import SHOWN_CHARACTERS, escaped
 
@@ -49,36 +45,18 @@ class Tokens:
         return None if not sampler else [-value for value in sampler]
 
 
-def read(path: Path, row: int) -> Tokens | None:
-    """The tokens of one row of a samples file; None where the file has none. OSError or pyarrow.ArrowException."""
-    with pq.ParquetFile(path) as file:
-        names = [name for name in COLUMNS if name in file.schema_arrow.names]
-        if "tokens" not in names:
-            return None
-        table = file.read(columns=names).slice(row, 1)
-    if len(table) == 0:
+def of_row(answer) -> Tokens | None:
+    """The tokens of a row of a samples file, read with COLUMNS; None where they were not recorded."""
+    tokens = answer["tokens"]
+    if not isinstance(tokens, list) or not tokens:
         return None
-    found = {name: _listed(table[name][0]) for name in names}
-    tokens = found.pop("tokens")
-    if tokens is None:
-        return None
-    numbers = {name: _numbers(values, len(tokens)) for name, values in found.items()}
+    numbers = {name: _numbers(answer[name], len(tokens)) for name in COLUMNS[1:]}
     return Tokens([token if isinstance(token, str) else "" for token in tokens], **numbers)
 
 
-def _listed(value: pa.Scalar) -> list | None:
-    """A list cell; bytes that are no UTF-8 become U+FFFD."""
-    if pa.types.is_list(value.type) and pa.types.is_string(value.type.value_type):
-        value = value.cast(pa.list_(pa.binary()))
-    listed = value.as_py()
-    if not isinstance(listed, list):
-        return None
-    return [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in listed]
-
-
-def _numbers(values: list | None, count: int) -> list[float] | None:
+def _numbers(values: object, count: int) -> list[float] | None:
     """Numbers for each token, or none at all."""
-    if values is None or len(values) != count:
+    if not isinstance(values, list) or len(values) != count:
         return None
     return [value if isinstance(value, int | float) and math.isfinite(value) else math.nan for value in values]
 

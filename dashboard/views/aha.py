@@ -3,7 +3,7 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import answers as told
+from dashboard import answer_cards as told
 from dashboard import choice, controls, more_charts, rates, store
 from dashboard.answer_filter import result
 from dashboard.shown import card, marked, notice, plain, show_cards, text_block

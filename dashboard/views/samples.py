@@ -1,13 +1,12 @@
 """Samples: what the model wrote at any step: a question's group side by side, down the steps, or two steps compared."""
 
 import pandas as pd
-import pyarrow as pa
 import streamlit as st
 
-from dashboard import answers as told
+from dashboard import answer_cards as told
 from dashboard import charts, choice, step_diff, store, token_strip
+from dashboard.answer_cards import answer_card, is_flat, parts_of
 from dashboard.answer_filter import RESULTS, BadPattern, Filter, result
-from dashboard.answers import answer_card, is_flat, parts_of
 from dashboard.charts import Figure
 from dashboard.shown import card, notice, plain, show_block, show_cards, show_text, text_block
 
@@ -128,9 +127,9 @@ def token_by_token(step: int, group: pd.DataFrame) -> None:
         "Coloured by", kinds, default=kinds[0], required=True, key="colour", bind="query-params"
     )
     try:
-        found = token_strip.read(files[step], numbers[which])
-    except (OSError, pa.ArrowException):
-        notice([f"{files[step].name}: its tokens can't be read."])
+        found = token_strip.of_row(store.samples(files[step], token_strip.COLUMNS).loc[numbers[which]])
+    except store.Unreadable as error:
+        notice([error])
         return
     if found is None:
         st.info("The tokens of this answer were not recorded.")

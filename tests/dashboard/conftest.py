@@ -12,4 +12,5 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("R1_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("R1_MLFLOW_URI", f"sqlite:///{tmp_path}/mlflow.db")
     st.cache_data.clear()
+    st.cache_resource.clear()
     return tmp_path / "runs"

@@ -24,12 +24,12 @@ def line(step: int, **metrics: float | None) -> bytes:
 def test_metrics_are_read_on_and_a_cut_line_waits_for_its_end(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path)
-    assert file.read()[0].empty
+    assert file.read().frame().empty
     path.write_bytes(line(1, a=1.0) + line(2, a=2.0)[:20])
-    assert list(file.read()[0]["step"]) == [1.0]
+    assert list(file.read().frame()["step"]) == [1.0]
     with path.open("ab") as more:
         more.write(line(2, a=2.0)[20:] + line(3, a=None, b=5.0))
-    frame, unreadable = file.read()
+    frame, unreadable = file.read().frame(), file.read().unreadable
     assert list(frame["step"]) == [1.0, 2.0, 3.0]
     assert frame["a"].isna().tolist() == [False, False, True]
     assert frame["b"].tolist()[2] == 5.0
@@ -39,7 +39,7 @@ def test_metrics_are_read_on_and_a_cut_line_waits_for_its_end(tmp_path: Path) ->
 def test_a_resumed_run_keeps_the_later_value_and_null_is_no_value(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(line(1, a=1.0) + line(2, a=2.0) + line(1, b=7.0) + line(2, a=3.0) + line(2, a=None))
-    frame = MetricsFile(path).read()[0]
+    frame = MetricsFile(path).read().frame()
     assert frame[["step", "a"]].values.tolist() == [[1.0, 1.0], [2.0, 3.0]]
     assert frame["b"][0] == 7.0
 
@@ -59,7 +59,8 @@ def test_lines_that_are_no_record_are_counted_not_fatal(tmp_path: Path) -> None:
     huge = b'{"step": 6, "tokens": 1, "metrics": {"a": 1' + b"0" * 400 + b"}}"
     good = b'{"step": 5, "metrics": {"a": 1.5, "s": "text", "t": true, "n": NaN, "step": 9}}'
     path.write_bytes(b"\n".join([*bad, huge, good, b""]))
-    frame, unreadable = MetricsFile(path).read()
+    columns = MetricsFile(path).read()
+    frame, unreadable = columns.frame(), columns.unreadable
     assert unreadable == len(bad) + 1
     assert frame[["step", "a"]].values.tolist() == [[5.0, 1.5]]
     assert set(frame.columns) == {"step", "tokens", "time", "a"}
@@ -71,7 +72,7 @@ def test_a_replaced_file_is_read_anew(tmp_path: Path) -> None:
     file = MetricsFile(path)
     file.read()
     path.write_bytes(line(9, a=9.0))
-    assert list(file.read()[0]["step"]) == [9.0]
+    assert list(file.read().frame()["step"]) == [9.0]
 
 
 def test_links_out_of_the_store_are_not_followed(runs: Path) -> None:
@@ -95,6 +96,7 @@ def test_a_run_that_went_quiet_is_not_shown_as_running(runs: Path) -> None:
     for name in ("metrics.jsonl", "run.json"):
         os.utime(folder / name, (long_ago, long_ago))
     st.cache_data.clear()
+    st.cache_resource.clear()
     assert store.known().runs["zero"].status == "silent"
 
 
@@ -184,5 +186,5 @@ def test_metrics_line_is_what_the_tracker_writes(tmp_path: Path) -> None:
     run, problem = store._from_folder(tmp_path, tmp_path.parent)
     assert (run.name, run.stage, run.seed, run.status, problem) == ("n", "zero", "5", "finished", None)
     assert run.started is not None
-    frame, unreadable = MetricsFile(tmp_path / "metrics.jsonl").read()
-    assert frame[["step", "tokens", "a"]].values.tolist() == [[3.0, 99.0, 1.0]] and unreadable == 0
+    columns = MetricsFile(tmp_path / "metrics.jsonl").read()
+    assert columns.frame(["a"]).values[:, [0, 1, 3]].tolist() == [[3.0, 99.0, 1.0]] and columns.unreadable == 0
