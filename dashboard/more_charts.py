@@ -13,7 +13,8 @@ def made(chart: alt.Chart | alt.LayerChart, data: pd.DataFrame, title: str, heig
     """The chart as the pages take it: its data apart from its Vega-Lite."""
     chart = chart.properties(title=alt.Title(title, anchor="start", fontSize=14), height=height)
     spec = chart.to_dict(validate=False)
-    return Chart(data, {key: value for key, value in spec.items() if key not in ("data", "$schema", "datasets")})
+    spec = {key: value for key, value in spec.items() if key not in ("data", "$schema", "datasets")}
+    return Chart(data, spec, title)
 
 
 def rate_against_base(rates: pd.DataFrame, base: dict[str, tuple[float, float, float]], rule: str) -> Chart:
@@ -41,40 +42,39 @@ def rate_against_base(rates: pd.DataFrame, base: dict[str, tuple[float, float, f
     return made(alt.layer(*layers), data, f"{rule}{band}", 240)
 
 
-def heat_map(loads: pd.DataFrame, layer: str) -> Chart:
-    """Rows step, layer, expert, load, bias: one layer's load by expert and step; 1 is an even share."""
-    data = loads[loads["layer"] == layer].copy()
-    steps = sorted(data["step"].unique())
-    height = min(420, max(140, 14 * data["expert"].nunique()))
-    colour = alt.Color(
-        "load:Q",
-        title="load",
-        scale=alt.Scale(scheme="blueorange", domainMid=1.0, domain=[0, max(2.0, float(data["load"].max()))]),
-    )
+def violation_map(data: pd.DataFrame) -> Chart:
+    """Rows of experts.violations: how uneven each layer is at each step."""
+    layers = list(dict.fromkeys(data["layer"]))
+    scale = alt.Scale(scheme="cividis", domain=[0, max(1.0, float(data["maxvio"].max()))])
+    return _map(data, "layer:N", layers, alt.Color("maxvio:Q", title="maxvio", scale=scale), "Uneven load by layer")
+
+
+def load_map(data: pd.DataFrame, layer: str) -> Chart:
+    """Rows of experts.cells: the load of each expert of a layer; 1 is an even share."""
+    scale = alt.Scale(scheme="blueorange", domainMid=1.0, domain=[0, max(2.0, float(data["load"].max()))])
+    colour = alt.Color("load:Q", title="load", scale=scale)
+    return _map(data, "expert:O", sorted(data["expert"].unique()), colour, f"Load of each expert, {layer} (1: even)")
+
+
+def _map(data: pd.DataFrame, rows: str, order: list, colour: alt.Color, title: str) -> Chart:
+    """A heat map over steps."""
+    steps = sorted(int(step) for step in data["step"].unique())
     axis = alt.Axis(labelOverlap=True, labelAngle=0, values=steps[:: max(1, len(steps) // 8)])
-    chart = (
-        alt.Chart()
-        .mark_rect()
-        .encode(
-            x=alt.X("step:O", title="step", axis=axis),
-            y=alt.Y("expert:O", title="expert", axis=alt.Axis(labelOverlap=True)),
-            color=colour,
-            tooltip=["step:O", "expert:O", alt.Tooltip("load:Q", format=".3f"), alt.Tooltip("bias:Q", format=".4f")],
-        )
-    )
-    return made(chart, data, f"Load of each expert, {layer} (1: an even share)", height)
+    kinds = {"step": "step:O", "expert": "expert:O", "layer": "layer:N"}
+    tips = [alt.Tooltip(kinds.get(name, f"{name}:Q"), **({} if name in kinds else {"format": ".4~g"})) for name in data]
+    y = alt.Y(rows, sort=order, title=rows.partition(":")[0], axis=alt.Axis(labelOverlap=True))
+    chart = alt.Chart().mark_rect().encode(x=alt.X("step:O", title="step", axis=axis), y=y, color=colour, tooltip=tips)
+    return made(chart, data, title, min(420, max(150, 16 * len(order) + 60)))
 
 
-def bias_lines(loads: pd.DataFrame, layer: str) -> Chart:
-    """One layer's router bias by expert, from where it stood at the first line."""
-    data = loads[loads["layer"] == layer].copy()
-    data["drift"] = data["bias"] - data.groupby("expert")["bias"].transform("first")
+def bias_lines(data: pd.DataFrame, layer: str) -> Chart:
+    """Rows of experts.cells: where each expert's bias went since the first line."""
     chart = (
         alt.Chart()
         .mark_line(color=BLUE, opacity=0.6, strokeWidth=1.2)
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(format="d", tickCount=6, grid=False)),
-            y=alt.Y("drift:Q", title="bias, from its first value"),
+            y=alt.Y("drift:Q", title="bias, since the first line"),
             detail="expert:N",
             tooltip=["step:Q", "expert:N", alt.Tooltip("bias:Q", format=".5f"), alt.Tooltip("drift:Q", format="+.5f")],
         )

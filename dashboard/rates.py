@@ -95,6 +95,11 @@ def compared(now: Rate, base: Rate) -> str:
     return "not told apart from the start"
 
 
+def told(one: Rate | None) -> str:
+    """A rate with its interval and its counts; "-" where nothing was judged."""
+    return "-" if one is None else f"{one.share:.1%} [{one.low:.1%}, {one.high:.1%}], {one.found} of {one.of}"
+
+
 def drawn(files: dict[int, pd.DataFrame], rule: str, count: int, seed: int) -> tuple[list[tuple[int, int]], int]:
     """((step, row) of `count` of the answers that meet the rule, drawn by chance; how many there are)."""
     candidates = [

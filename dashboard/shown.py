@@ -14,7 +14,7 @@ import streamlit as st
 SHOWN_CHARACTERS = 20_000
 "An answer beyond this is cut on the page; search still reads all of it."
 
-_STYLE = """<style>
+STYLE = """<style>
 .r1-group {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); gap: .75rem}
 .r1-card {border: 1px solid rgba(128, 128, 128, .35); border-left-width: 4px; border-radius: .4rem;
   padding: .6rem .7rem; min-width: 0; font-size: .82rem}
@@ -131,7 +131,7 @@ def show_cards(cards: Iterable[str], flat: str = "") -> None:
     """Cards side by side, as many in a row as fit; flat: why the group teaches nothing, said above a red frame."""
     note = f'<p class="r1-flat-note">{html.escape(flat)}</p>' if flat else ""
     kind = "r1-group r1-flat" if flat else "r1-group"
-    st.html(f'{_STYLE}{note}<div class="{kind}">{"".join(cards)}</div>')
+    st.html(f'{STYLE}{note}<div class="{kind}">{"".join(cards)}</div>')
 
 
 def show_text(text: str, found: str = "") -> None:
@@ -141,7 +141,7 @@ def show_text(text: str, found: str = "") -> None:
 
 def show_block(marked_text: str) -> None:
     """A text that `marked`, dashboard/token_strip.py or dashboard/step_diff.py made."""
-    st.html(_STYLE + text_block(marked_text))
+    st.html(STYLE + text_block(marked_text))
 
 
 def notice(problems: Iterable[object]) -> None:

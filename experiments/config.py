@@ -18,6 +18,7 @@ from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
+from infra.report_config import ReportConfig
 from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
 from modeling.sampling import SamplingConfig
@@ -146,6 +147,8 @@ class Config:
     "The graph of `r1 r1`."
     lineage: LineageConfig = field(default_factory=LineageConfig)
     "Where a model comes from."
+    report: ReportConfig = field(default_factory=ReportConfig)
+    "A run as a page."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
     convert: ConvertConfig = field(default_factory=ConvertConfig)

@@ -27,7 +27,10 @@ FOLDERS = {
     "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage")} | {"import": "convert", "export": "convert"}
+SHORT = {name: name for name in ("plan", "evaluate", "doctor", "lineage", "report")} | {
+    "import": "convert",
+    "export": "convert",
+}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {"evaluate": {"k": "evaluate.samples"}}
 "Other names of a command's settings."

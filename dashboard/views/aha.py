@@ -21,11 +21,6 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def interval(one: rates.Rate | None) -> str:
-    """A rate with its interval and its counts."""
-    return "-" if one is None else f"{one.share:.1%} [{one.low:.1%}, {one.high:.1%}], {one.found} of {one.of}"
-
-
 def table(now: pd.DataFrame, start: pd.DataFrame | None, step: int) -> pd.DataFrame:
     """A line a rule: the start's rate, the step's, what that tells, and how many of them ended right."""
     rows = []
@@ -35,8 +30,8 @@ def table(now: pd.DataFrame, start: pd.DataFrame | None, step: int) -> pd.DataFr
             {
                 "rule": rule,
                 "met when": MEANING[rule],
-                "start (step 0)": interval(base),
-                f"step {step}": interval(one),
+                "start (step 0)": rates.told(base),
+                f"step {step}": rates.told(one),
                 "so": rates.compared(one, base) if one and base else "-",
                 "of these ended right": percent(one.right_share if one else None),
                 "start's ended right": percent(base.right_share if base else None),
