@@ -13,8 +13,6 @@ from dashboard.shown import card, notice, plain, show_block, show_cards, show_te
 VIEWS = ("one step", "one question", "two steps")
 FOLLOWED = 24
 "Steps of one question that are shown at a time."
-GROUPS = 12
-"Groups of a step whose summary is listed at a time."
 
 
 def choose_step(files: dict, key: str = "step", label: str = "Step", first: bool = False) -> int:
@@ -54,20 +52,33 @@ def read(step: int) -> pd.DataFrame:
     return found.assign(question_id=found["question_id"].fillna("-"))
 
 
-def choose_question(questions: list[str], answers: pd.DataFrame | None = None) -> str:
-    """One of them; a list of groups says how each did."""
+def choose_question(questions: list[str]) -> str:
+    """One of them."""
     if st.session_state.get("question") not in questions:
         st.session_state.pop("question", None)
-    if answers is None:
-        return st.selectbox("Question", questions, key="question", bind="query-params")
-    by_question = dict(tuple(answers.groupby("question_id", sort=False)))
+    return st.selectbox("Question", questions, key="question", bind="query-params")
 
-    def label(question: str) -> str:
-        group = by_question[question]
+
+def group_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """A line a group: how it did, and in words whether it teaches anything."""
+    rows = []
+    for question, group in answers.groupby("question_id", sort=False):
         right = sum(result(answer) == "right" for answer in group.to_dict("records"))
-        return f"{question}  ·  {right} of {len(group)} right" + ("  ·  zero variance" if is_flat(group) else "")
+        rows.append(
+            {
+                "question": question,
+                "right": f"{right} of {len(group)}",
+                "mean reward": told.number(group["reward"].mean(), ".3f"),
+                "mean tokens": told.number(group["response_tokens"].mean(), ".0f"),
+                "variance of rewards": "zero: teaches nothing" if is_flat(group) else "some",
+            }
+        )
+    return pd.DataFrame(rows)
 
-    return st.selectbox("Question", questions, key="question", bind="query-params", format_func=label)
+
+def red(row: pd.Series) -> list[str]:
+    """Zero-variance lines in red, beside their words."""
+    return ["color: #C62828" if row["variance of rewards"].startswith("zero") else ""] * len(row)
 
 
 def show_asked(asked) -> None:
@@ -100,7 +111,9 @@ def one_step() -> None:
     if not questions:
         st.info("No answer of this step fits. Take a filter away, or look at another step.")
         return
-    question = choose_question(questions, answers)
+    with st.expander(f"Groups of this step ({asked_in_all}, {flat} with zero variance)"):
+        st.dataframe(group_table(answers).style.apply(red, axis=1), hide_index=True)
+    question = choose_question(questions)
     group = answers[answers["question_id"] == question]
     show_asked(group.iloc[0])
     st.markdown(f"**Answered** · {group['fits'].sum()} of {len(group)} fit the filters; those that do not are pale")
