@@ -1,7 +1,7 @@
 # Whatever you type first sets up .venv by itself. ARGS passes settings on: make reproduce ARGS="run.seed=1"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-env reproduce quick r1 test dashboard mlflow bench gpu-check lint base dev
+.PHONY: help setup vllm-env reproduce quick r1 test dashboard mlflow bench bench-dashboard gpu-check lint base dev
 unexport PYTHONDONTWRITEBYTECODE
 ARGS ?=
 bin := .venv/bin
@@ -38,9 +38,7 @@ lint: dev
 	@$(bin)/ruff check -q . && $(bin)/ruff format -q --check .
 
 dashboard: base
-	@echo "dashboard: http://127.0.0.1:$(or $(PORT),8501)  (Ctrl-C ends it)"
-	@exec $(bin)/streamlit run dashboard/app.py --server.headless true --browser.gatherUsageStats false \
-	  --server.fileWatcherType none --server.address 127.0.0.1 --server.port $(or $(PORT),8501) $(ARGS)
+	@exec $(bin)/python -m dashboard --port $(or $(PORT),8501) $(ARGS)
 
 mlflow: base
 	@mkdir -p runs; echo "MLflow: http://127.0.0.1:$(or $(PORT),5000)  (Ctrl-C ends it)"
@@ -48,6 +46,9 @@ mlflow: base
 
 bench: dev
 	@$(bin)/python -m experiments.bench $(ARGS)
+
+bench-dashboard: dev
+	@$(bin)/python -m dashboard.bench $(ARGS)
 
 # Takes the Python that is there: nothing is installed on a borrowed machine.
 gpu-check:

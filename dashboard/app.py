@@ -1,11 +1,13 @@
-"""The dashboard: streamlit run dashboard/app.py. Reads the run store (R1_RUNS) and MLflow (R1_MLFLOW_URI)."""
+"""The dashboard: python -m dashboard. Reads the run store (R1_RUNS) and MLflow (R1_MLFLOW_URI)."""
 
 import streamlit as st
 
 from dashboard.choice import choose
+from dashboard.guard import let_in
 
 # Without a page_icon of its own the browser would fetch the icon of the open page from another machine.
 st.set_page_config(page_title="r1lab", page_icon="📈", layout="wide")
+let_in()
 page = st.navigation(
     [
         st.Page("views/runs.py", title="Runs", icon=":material/table_rows:", default=True),

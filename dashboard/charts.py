@@ -1,41 +1,24 @@
-"""DataFrames -> charts. Pure: no reads, no Streamlit. Altair writes a figure's Vega-Lite once; data comes beside it."""
+"""Points -> charts. Pure: no reads, no Streamlit. Altair writes a figure's Vega-Lite once; data comes beside it."""
 
 import functools
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import altair as alt
-import numpy as np
 import pandas as pd
+
+from dashboard import points
+from dashboard.points import AXES, Figure
+from dashboard.reference import Band
 
 # Okabe-Ito, told apart by colour-blind readers; black and yellow left out, as each of them is lost on one theme.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
-FEW = 40
-"A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
-MAX_POINTS = 1500
-"Points of one line that are sent to the browser; more are thinned, peaks kept."
+GREY = "#888888"
 HEIGHT = 320
 "Pixels, title and legend included."
-AXES = {"step": "step", "tokens": "tokens seen"}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One chart of metrics against steps or tokens."""
-
-    title: str
-    unit: str
-    series: tuple[tuple[str, str], ...]
-    "(metric, its name in the legend)."
-    zero: bool = True
-    "Whether the y axis has to show 0."
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics it draws."""
-        return tuple(metric for metric, _ in self.series)
+TITLES = AXES | {"length": "response tokens", "budget": "thinking tokens allowed"}
+"What may stand on an x axis."
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,95 +27,184 @@ class Chart:
 
     data: pd.DataFrame
     spec: dict
+    title: str = ""
+    whole: Callable[[], pd.DataFrame] | None = None
+    "All rows for a file, where `data` is thinned."
+
+    def vega_lite(self, width: int = 640) -> dict:
+        """One object with the data in it, for a picture or a page of its own."""
+        rows = self.data.astype(object).where(self.data.notna(), None).to_dict("records")
+        schema = "https://vega.github.io/schema/vega-lite/v6.json"
+        return {"$schema": schema, "width": width, "data": {"values": rows}, **self.spec}
 
 
-def curves(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", window: int = 1) -> Chart | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a reader chose above the charts."""
+
+    x: str = "step"
+    "One of AXES."
+    window: int = 1
+    "Values that are averaged into one; the raw ones stay visible behind."
+    log: bool = False
+    "Logarithmic y axis; values that are not above 0 are left out."
+
+    @property
+    def column(self) -> str:
+        """The column of a frame that the x axis is made of."""
+        return "time" if self.x == "clock" else self.x
+
+
+def curves(
+    frames: dict[str, pd.DataFrame],
+    figure: Figure,
+    *,
+    x: str = "step",
+    window: int = 1,
+    log: bool = False,
+    reference: Band | None = None,
+) -> Chart | None:
     """Raw values pale behind their moving mean; None where no run has a value. Several runs: colour is the run."""
-    data = points(frames, figure, x, window)
-    return None if data.empty else Chart(data, _curves(figure, *_names(frames, figure, data), x, window))
-
-
-def intervals(frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step") -> Chart | None:
-    """Measurements with their 95 % intervals (columns <metric>_low and <metric>_high), where these were logged."""
-    data = points(frames, figure, x)
+    data = _positive(points.points(frames, figure, x, window), log)
     if data.empty:
         return None
-    for end in ("low", "high"):
-        ends = Figure(figure.title, figure.unit, tuple((f"{metric}_{end}", label) for metric, label in figure.series))
-        found = points(frames, ends, x)[["run", "series", "step", "value"]].rename(columns={"value": end})
-        data = data.merge(found, on=["run", "series", "step"], how="left")
-    data = data.astype({"low": float, "high": float})
-    return Chart(data, _intervals(figure, *_names(frames, figure, data), x))
+    spec = _curves(figure, *_names(list(frames), figure, data), Look(x=x, window=window, log=log))
+    whole = functools.partial(points.points, frames, figure, x, window, whole=True)
+    return Chart(data, _behind(spec, reference, x), figure.title, whole)
 
 
-def points(frames: dict[str, pd.DataFrame], figure: Figure, x: str, window: int = 1) -> pd.DataFrame:
-    """Rows run, series, x, step, value, smooth, few; in the order of `frames` and figure.series, missing ones left out.
-
-    smooth: mean of the last `window` values of the series up to the row; few: whether the series has up to FEW points.
-    """
-    parts = []
-    for run, frame in frames.items():
-        for metric, label in figure.series:
-            if metric not in frame:
-                continue
-            part = frame[["step", x, metric]].set_axis(["step", "x", "value"], axis=1).dropna()
-            few = len(part) <= FEW
-            part["smooth"] = part["value"] if few else part["value"].rolling(window, min_periods=1).mean()
-            part = part.iloc[thinned(part["value"].to_numpy())]
-            parts.append(part.assign(run=run, series=label, few=few))
-    columns = ["run", "series", "x", "step", "value", "smooth", "few"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+def intervals(
+    frames: dict[str, pd.DataFrame], figure: Figure, *, x: str = "step", reference: Band | None = None
+) -> Chart | None:
+    """Measurements with their 95 % intervals (metrics <metric>_low and <metric>_high), where these were logged."""
+    data = points.points(frames, figure, x)
+    if data.empty:
+        return None
+    data = points.with_ends(data, frames, figure, x)
+    spec = _intervals(figure, *_names(list(frames), figure, data), Look(x=x))
+    return Chart(data, _behind(spec, reference, x), figure.title)
 
 
-def thinned(values: np.ndarray, limit: int = MAX_POINTS) -> np.ndarray:
-    """Positions of at most `limit` values: the first, last, lowest and highest of equal stretches, in order."""
-    if len(values) <= limit:
-        return np.arange(len(values))
-    edges = np.linspace(0, len(values), limit // 4 + 1).astype(int)
-    keep = {0, len(values) - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
-        stretch = values[start:end]
-        keep |= {start, end - 1, start + int(stretch.argmin()), start + int(stretch.argmax())}
-    return np.array(sorted(keep))
+def bands(
+    frames: dict[str, pd.DataFrame],
+    groups: dict[str, list[str]],
+    figure: Figure,
+    *,
+    x: str = "step",
+    window: int = 1,
+    log: bool = False,
+    reference: Band | None = None,
+) -> Chart | None:
+    """Each group's mean over its seeds, in a band from the lowest seed to the highest. groups: name -> keys."""
+    data = _positive(points.bands(frames, groups, figure, x, window), log)
+    if data.empty:
+        return None
+    spec = _bands(figure, *_names(list(groups), figure, data), Look(x=x, window=window, log=log), "seeds")
+    return Chart(data, _behind(spec, reference, x), figure.title)
 
 
-def _names(frames: dict[str, pd.DataFrame], figure: Figure, data: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
+def spread(data: pd.DataFrame, figure: Figure, *, limit: float | None = None) -> Chart | None:
+    """A distribution by step as a line in a ribbon: rows of points.BAND_COLUMNS; limit: a line across, named so."""
+    if data.empty:
+        return None
+    spec = _bands(figure, *_names(list(dict.fromkeys(data["run"])), figure, data), Look(), "answers")
+    if limit is not None:
+        at = {"y": {"datum": limit, "type": "quantitative"}}
+        rule = {"mark": {"type": "rule", "strokeDash": [2, 3], "strokeWidth": 1.5, "color": GREY}, "encoding": at}
+        word = {"type": "text", "align": "left", "dx": 4, "dy": -6, "color": GREY, "text": f"limit {limit:g}"}
+        name = {"mark": word, "encoding": at | {"x": {"value": 0}}}
+        spec = spec | {"layer": [*spec["layer"], rule, name]}
+    return Chart(data, spec, figure.title)
+
+
+def measured(data: pd.DataFrame, figure: Figure, x: str) -> Chart | None:
+    """Shares with their intervals: rows run, series, x, value, low, high, n; x: one of TITLES."""
+    if data.empty:
+        return None
+    names = _names(list(dict.fromkeys(data["run"])), figure, data)
+    return Chart(data, _intervals(figure, *names, Look(x=x), "n"), figure.title)
+
+
+def _positive(data: pd.DataFrame, log: bool) -> pd.DataFrame:
+    if not log:
+        return data
+    return data[(data[[c for c in ("value", "smooth", "low") if c in data]] > 0).all(axis=1)]
+
+
+def _names(runs: list[str], figure: Figure, data: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
     """(runs, series that have data): all of a spec that depends on the data."""
     present = set(data["series"])
-    return tuple(frames), tuple(dict.fromkeys(label for _, label in figure.series if label in present))
+    return tuple(runs), tuple(dict.fromkeys(label for _, label in figure.series if label in present))
 
 
-# A page draws two dozen charts every few seconds: their Vega-Lite is made once, not at every look.
+# A page draws a dozen charts every few seconds: their Vega-Lite is made once, not at every look.
 @functools.lru_cache(maxsize=1000)
-def _curves(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str, window: int) -> dict:
-    base, line = _base(runs, series, x)
-    raw, smooth = (_y(column, figure) for column in ("value", "smooth"))
-    tips = [*_tips(), alt.Tooltip("smooth:Q", title=f"mean of {window}", format=".4~g")] if window > 1 else _tips()
-    layers = [line.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if window > 1 else []
+def _curves(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], look: Look) -> dict:
+    base, line = _base(runs, series, look.x)
+    raw, smooth = (_y(column, figure, look) for column in ("value", "smooth"))
+    tips = _tips(step=True)
+    if look.window > 1:
+        tips.append(alt.Tooltip("smooth:Q", title=f"mean of {look.window}", format=".4~g"))
+    layers = [line.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if look.window > 1 else []
     layers.append(line.mark_line(strokeWidth=2).encode(y=smooth))
     layers.append(base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=raw))
     layers.append(base.mark_circle(size=80, opacity=0).encode(y=smooth, tooltip=tips))
-    return _spec(layers, figure, HEIGHT + 60 * (len(runs) > 1))
+    return spec_of(layers, figure.title, HEIGHT + 60 * (len(runs) > 1))
 
 
 @functools.lru_cache(maxsize=1000)
-def _intervals(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], x: str) -> dict:
-    base, line = _base(runs, series, x)
-    y = _y("value", figure)
-    ends = [alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
+def _intervals(
+    figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], look: Look, count: str | None = None
+) -> dict:
+    base, line = _base(runs, series, look.x)
+    y = _y("value", figure, look)
+    tips = [*_tips(step=count is None), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f")]
+    tips += [alt.Tooltip(f"{count}:Q", title="answers", format="d")] if count else []
     bars = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.55)
     layers = [
-        bars.encode(y=_y("low", figure), y2="high:Q"),
+        bars.encode(y=_y("low", figure, look), y2="high:Q"),
         line.mark_line(strokeWidth=1.5).encode(y=y),
-        base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=[*_tips(), *ends]),
+        base.mark_circle(size=55, opacity=1).encode(y=y, tooltip=tips),
     ]
-    return _spec(layers, figure, HEIGHT + 60 * (len(runs) > 1))
+    return spec_of(layers, figure.title, HEIGHT + 60 * (len(runs) > 1))
+
+
+@functools.lru_cache(maxsize=1000)
+def _bands(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], look: Look, count: str) -> dict:
+    base, line = _base(runs, series, look.x)
+    ends = [alt.Tooltip(f"{name}:Q", format=".4~g") for name in ("low", "high")]
+    ends.append(alt.Tooltip("n:Q", title=count, format="d"))
+    y = _y("value", figure, look)
+    # One band a line: without detail an area would join those of two series.
+    area = base.mark_area(opacity=0.22, strokeWidth=0).encode(y=_y("low", figure, look), y2="high:Q", detail="series:N")
+    layers = [
+        area,
+        line.mark_line(strokeWidth=2).encode(y=y),
+        base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=y),
+        base.mark_circle(size=80, opacity=0).encode(y=y, tooltip=[*_tips(), *ends]),
+    ]
+    return spec_of(layers, figure.title, HEIGHT + 60 * (len(runs) > 1))
+
+
+def _behind(spec: dict, reference: Band | None, x: str) -> dict:
+    """The chart with the reference's band drawn first; references are by step."""
+    if reference is None or x != "step":
+        return spec
+    rows = {"values": reference.rows}
+    place = {"x": {"field": "x", "type": "quantitative"}}
+    ends = {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}
+    band = {"mark": {"type": "area", "color": GREY, "opacity": 0.2}, "data": rows, "encoding": place | ends}
+    mean = {"y": {"field": "mean", "type": "quantitative"}}
+    dashed = {"type": "line", "color": GREY, "strokeDash": [4, 3], "strokeWidth": 1.5}
+    title = spec["title"] | {"subtitle": reference.label, "subtitleColor": GREY}
+    layers = [band, {"mark": dashed, "data": rows, "encoding": place | mean}, *spec["layer"]]
+    return spec | {"title": title, "layer": layers}
 
 
 def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.Chart, alt.Chart]:
     """(x and colour, these with dashes): one run is told apart by its series; several keep their colour everywhere."""
-    axis = alt.Axis(format="~s" if x == "tokens" else "d", tickCount=6, grid=False)
-    base = alt.Chart().encode(x=alt.X("x:Q", title=AXES[x], axis=axis))
+    axis = alt.Axis(format={"tokens": "~s", "clock": "~g"}.get(x, "d"), tickCount=6, grid=False)
+    base = alt.Chart().encode(x=alt.X("x:Q", title=TITLES[x], axis=axis))
     look = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
     legend = alt.Legend(orient="bottom", title=None, labelLimit=300, columns=2, **look)
     if len(runs) == 1:
@@ -141,9 +213,12 @@ def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.C
         return base, base
     base = base.encode(color=alt.Color("run:N", scale=_scale(runs, COLOURS), legend=legend))
     if len(series) == 1:
-        return base, base
+        if len(runs) <= len(COLOURS):
+            return base, base
+        rounds = [DASHES[i // len(COLOURS) % len(DASHES)] for i in range(len(runs))]  # colours come again, dashed
+        return base, base.encode(strokeDash=alt.StrokeDash("run:N", scale=_scale(runs, rounds), legend=legend))
     above = legend.copy()  # two legends in one place would run into each other
-    above.orient, above.symbolStrokeColor = "top", "#888888"
+    above.orient, above.symbolStrokeColor = "top", GREY
     return base, base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
 
 
@@ -151,38 +226,18 @@ def _scale(names: Sequence[str], values: Sequence) -> alt.Scale:
     return alt.Scale(domain=list(names), range=[values[i % len(values)] for i in range(len(names))])
 
 
-def _y(column: str, figure: Figure) -> alt.Y:
-    return alt.Y(f"{column}:Q", title=figure.unit or None, scale=alt.Scale(zero=figure.zero))
+def _y(column: str, figure: Figure, look: Look) -> alt.Y:
+    scale = alt.Scale(type="log", nice=False) if look.log else alt.Scale(zero=figure.zero)
+    return alt.Y(f"{column}:Q", title=figure.unit or None, scale=scale)
 
 
-def _tips() -> list[alt.Tooltip]:
-    step = alt.Tooltip("step:Q", format="d")
-    return [alt.Tooltip("run:N"), alt.Tooltip("series:N"), step, alt.Tooltip("value:Q", format=".4~g")]
+def _tips(*, step: bool = False) -> list[alt.Tooltip]:
+    place = alt.Tooltip("step:Q", format="d") if step else alt.Tooltip("x:Q", format=".4~g")
+    return [alt.Tooltip("run:N"), alt.Tooltip("series:N"), place, alt.Tooltip("value:Q", format=".4~g")]
 
 
-def _spec(layers: list[alt.Chart], figure: Figure, height: int) -> dict:
-    chart = alt.layer(*layers).properties(title=alt.Title(figure.title, anchor="start", fontSize=14), height=height)
+def spec_of(layers: list[alt.Chart], title: str, height: int = HEIGHT) -> dict:
+    """Altair's layers as Vega-Lite that waits for its data."""
+    chart = alt.layer(*layers).properties(title=alt.Title(title, anchor="start", fontSize=14), height=height)
     spec = chart.to_dict(validate=False)  # its data is not there yet
     return {key: value for key, value in spec.items() if key not in ("data", "$schema")}
-
-
-def held_out(frames: dict[str, pd.DataFrame], kind: str) -> tuple[tuple[str, str], ...]:
-    """(metric, legend) of eval/<task>/<kind>, kind a regular expression such as pass_at_1 or majority_at_\\d+."""
-    names = sorted({name for frame in frames.values() for name in frame.columns})
-    matches = [m for name in names if (m := re.fullmatch(rf"eval/(.+)/({kind})", name))]
-    tasks = {m[1] for m in matches}
-    return tuple((m[0], m[2].replace("_at_", "@") + (f", {m[1]}" if len(tasks) > 1 else "")) for m in matches)
-
-
-def latest(frame: pd.DataFrame, metric: str) -> float | None:
-    """The last value logged; None where there is none."""
-    values = frame[metric].dropna() if metric in frame else []
-    return float(values.iloc[-1]) if len(values) else None
-
-
-def first_and_last(frame: pd.DataFrame, metric: str, window: int = 5) -> tuple[float, float] | None:
-    """Means of the first and of the last `window` values; None where the two would overlap."""
-    values = frame[metric].dropna() if metric in frame else []
-    if len(values) < 2 * window:
-        return None
-    return float(values.iloc[:window].mean()), float(values.iloc[-window:].mean())

@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 import streamlit as st
 
-from dashboard import charts, store
+from dashboard import store
 from dashboard.shown import notice, plain
 
-LIVE_EVERY_S = 3.0
+LIVE_EVERY_S = 2.0
 "Between two looks at an unfinished run."
+MOST_RUNS = 24
+"That are drawn at once."
 MAKE_DATA = "`make quick` makes some in five minutes on a laptop, `make reproduce` the whole journey."
 
 
@@ -28,7 +30,7 @@ def choose() -> None:
         list(runs),
         key="run",
         bind="query-params",
-        max_selections=len(charts.COLOURS),
+        max_selections=MOST_RUNS,
         placeholder="none",
         help="The first is the one whose samples are shown. The choice is part of this page's address.",
     )
@@ -51,6 +53,17 @@ def picked_or_stop() -> list[store.Run]:
         st.info("No run is chosen. Choose one in the side bar, or in the table of the page Runs.")
         st.stop()
     return picked()
+
+
+def seed_groups() -> dict[str, list[str]]:
+    """name -> keys of the chosen runs that differ in seeds only; a run of its own stands under its key."""
+    by_group: dict[str, list[str]] = {}
+    for run in picked():
+        by_group.setdefault(run.group or run.key, []).append(run.key)
+    named = {}
+    for keys in by_group.values():
+        named[keys[0] if len(keys) == 1 else f"{keys[0]} + {len(keys) - 1} more seeds"] = keys
+    return named
 
 
 def empty_store() -> None:
@@ -76,3 +89,16 @@ def frames(names: Iterable[str] | None = None) -> dict[str, pd.DataFrame]:
     read = store.metrics_of(picked(), names)
     notice(m.problem for m in read.values() if m.problem)
     return {key: m.frame for key, m in read.items()}
+
+
+def metric_names() -> list[str]:
+    """All metrics that the chosen runs logged."""
+    return sorted({name for metrics in store.metrics_of(picked(), ()).values() for name in metrics.names})
+
+
+def wait_for_metrics() -> None:
+    """Says that nothing was logged yet; when something is, the page is drawn."""
+    if metric_names():
+        st.rerun()
+    frames()
+    st.info(f"The chosen runs have logged nothing yet. {MAKE_DATA}")

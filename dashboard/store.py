@@ -7,10 +7,8 @@ its MLflow name and id; pages look keys up among the known runs and never open a
 
 import errno
 import functools
-import hashlib
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +19,14 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from dashboard import answers, metrics_file, mlflow_read
+from dashboard import metrics_file, mlflow_read, sample_files, tail
+from dashboard.config_diff import group_of
+from dashboard.tail import Tail
 
-KINDS, Unreadable = answers.KINDS, answers.Unreadable
+KINDS, Unreadable = sample_files.KINDS, sample_files.Unreadable
 QUIET_S = 300.0
 "A run said to be running that has written nothing for so long is shown as silent: killed, or its machine is away."
-NOT_COMPARED = {"seed", "dir", "name"}
-"Last parts of the settings in which the seeds of one experiment differ."
-NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures", "mlflow_artifacts"}
+NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures", "mlflow_artifacts", "bench"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +108,28 @@ def _listing(store: str, uri: str) -> Listing:
     return Listing({run.key: run for run in newest_first}, tuple(problems))
 
 
-def run_folders(store: Path, depth: int = 5) -> Iterator[Path]:
-    """Folders in the store that a run has written to; links are not followed, so nothing outside is found."""
+def run_folders(store: Path) -> Iterator[Path]:
+    """Folders in the store that a run has written to."""
+    return folders_with(store, {"metrics.jsonl", "run.json"})
+
+
+def folders_with(store: Path, names: set[str], depth: int = 5) -> Iterator[Path]:
+    """Folders in the store that hold a file of such a name; links are not followed, so nothing outside is found."""
     try:
         entries = sorted(os.scandir(store), key=lambda e: e.name)
     except OSError:  # gone, or not ours to read
         return
-    if any(e.name in ("metrics.jsonl", "run.json") and e.is_file(follow_symlinks=False) for e in entries):
+    if any(e.name in names and e.is_file(follow_symlinks=False) for e in entries):
         yield store
     for entry in entries:
         if depth and entry.name not in NOT_RUNS and entry.is_dir(follow_symlinks=False):
-            yield from run_folders(store / entry.name, depth - 1)
+            yield from folders_with(store / entry.name, names, depth - 1)
 
 
 def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
     problem, record = None, {}
     try:
-        path = _inside(folder / "run.json", store)
+        path = inside(folder / "run.json", store)
         stat = path.stat()
         record = _record(str(path), stat.st_mtime_ns, stat.st_size)
     except FileNotFoundError:
@@ -147,7 +150,7 @@ def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
         folder=folder,
         run_id=_text(facts.get("run_id")),
         config=config,
-        group=_group(key, config, _text(facts.get("commit"))) if config else None,
+        group=group_of(key, config, _text(facts.get("commit"))) if config else None,
     )
     return run, problem
 
@@ -158,22 +161,6 @@ def _record(path: str, modified_ns: int, size: int) -> dict:
     if not isinstance(record, dict):
         raise ValueError("no object")
     return record
-
-
-def _group(key: str, config: dict, commit: str | None) -> str:
-    """A digest of what seeds of one experiment have in common; in paths their own folders' names are left out."""
-    own = re.compile(rf"(?<=/){re.escape(key.partition('/')[0])}(?=[/\"])")
-    facts = {name: value for name, value in flat(config).items() if name.rpartition(".")[2] not in NOT_COMPARED}
-    text = own.sub("*", json.dumps([facts, commit], sort_keys=True))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def flat(config: dict, before: str = "") -> dict[str, object]:
-    """{"rl": {"steps": 3}} -> {"rl.steps": 3}."""
-    found: dict[str, object] = {}
-    for name, value in config.items():
-        found |= flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
-    return found
 
 
 def _completed(run: Run, record: mlflow_read.MlflowRun) -> Run:
@@ -240,11 +227,22 @@ def _columns(run: Run) -> tuple[metrics_file.Columns, str | None]:
         except mlflow_read.MlflowUnreadable as error:
             return metrics_file.EMPTY, str(error)
     try:
-        columns = _metrics_files().read(_inside(run.folder / "metrics.jsonl", root()))
+        columns = _metrics_files().read(inside(run.folder / "metrics.jsonl", root()))
     except OSError as error:
         return metrics_file.EMPTY, f"{run.key}: metrics.jsonl can't be read: {error.strerror or error}"
     lines = "1 line" if columns.unreadable == 1 else f"{columns.unreadable} lines"
     return columns, f"{run.key}: {lines} of metrics.jsonl can't be read, left out." if columns.unreadable else None
+
+
+def tail_of(run: Run) -> Tail:
+    """How far the run came, without reading all of it. A run that only MLflow knows has its last step."""
+    if run.folder is not None:
+        try:
+            return tail.of(inside(run.folder / "metrics.jsonl", root()))
+        except OSError:
+            return Tail()
+    columns, _ = _columns(run)
+    return Tail(step=int(columns.values["step"][-1]) if len(columns.values["step"]) else None)
 
 
 @st.cache_resource(show_spinner=False)
@@ -259,15 +257,15 @@ def _mlflow_columns(uri: str, run_id: str) -> metrics_file.Columns:
 
 def sample_files(run: Run, kind: str) -> dict[int, Path]:
     """step -> Parquet file of a run's answers; kind: training or held-out."""
-    return answers.files(run.folder, kind)
+    return sample_files.files(run.folder, kind)
 
 
 def samples(path: Path, columns: Sequence[str] | None = None, *, question: str | None = None) -> pd.DataFrame:
-    """Answers of one step, see answers.read."""
-    return answers.read(path, columns, question=question)
+    """Answers of one step, see sample_files.read."""
+    return sample_files.read(path, columns, question=question)
 
 
-def _inside(path: Path, store: Path) -> Path:
+def inside(path: Path, store: Path) -> Path:
     """The path itself; PermissionError when it is a link that leads out of the store."""
     if not path.resolve().is_relative_to(store.resolve()):
         raise PermissionError(errno.EACCES, "a link out of the run store", str(path))

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,14 +105,6 @@ def outcome(frame: pd.DataFrame) -> pd.Series:
     for name, rows in zip(OUTCOMES, (right, wrong, cut), strict=True):
         found[rows] = name
     return found
-
-
-def spread(steps: Iterable[int], limit: int) -> list[int]:
-    """At most `limit` of the steps, evenly spread, the first and the last among them."""
-    steps = list(steps)
-    if len(steps) <= limit:
-        return steps
-    return [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, limit).round().astype(int))]
 
 
 MEASURED = ("response_tokens", "thinking_tokens", "reward_accuracy", "stopped")

@@ -1,0 +1,202 @@
+"""`make bench-dashboard`: a hundred long runs, a real browser: how long a reader waits -> runs/bench/dashboard.json.
+
+first_paint_s: from opening the address, on a server that no one has asked yet, to the table of all runs.
+view_change_s: the longest of the changes in VIEWS, from the click to the new charts or table on screen.
+live_delay_s: from a line in a live run's metrics.jsonl to the page that shows it, the longest of three.
+rss_mib: the most memory that the server held in all of this.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+
+from dashboard.bench_data import SIZES, Size, add_line, make
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("runs/bench")
+RUNS = ("sweep_00/zero", "sweep_01/zero", "sweep_02/zero", "sweep_03/zero")
+"Compared in the views: two configurations of two seeds."
+
+
+@dataclass(slots=True)
+class Measured:
+    """What a reader waits for, and what it costs."""
+
+    first_paint_s: float
+    view_change_s: float
+    live_delay_s: float
+    rss_mib: float
+    views: dict[str, float]
+    "Each change of view, in seconds."
+    size: dict[str, int]
+    cores: int
+
+
+@contextmanager
+def server(store: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """The dashboard as `make dashboard` starts it, on a free port: its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = os.environ | {"R1_RUNS": str(store), "R1_MLFLOW_URI": f"sqlite:///{store}/mlflow.db", "PYTHONPATH": str(ROOT)}
+    with (store / "server.log").open("wb") as log:
+        command = [sys.executable, "-m", "dashboard", "--port", str(port)]
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=ROOT)
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+        while True:
+            try:
+                with urlopen(f"{address}/_stcore/health", timeout=2):
+                    break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    sys.exit(f"bench-dashboard: the server does not start; see {store / 'server.log'}")
+                time.sleep(0.2)
+        yield address, psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def most_memory(process: psutil.Process) -> Iterator[list[float]]:
+    """A list with one number, the most MiB that the process held so far."""
+    most, stop = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.1) and process.is_running():
+            most[0] = max(most[0], process.memory_info().rss / 2**20)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        thread.join()
+
+
+def measure(store: Path, size: Size) -> Measured:
+    """Open, change views and wait for a live run, in headless Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, server(store) as (address, process), most_memory(process) as most:
+        options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(60_000)
+
+        start = time.perf_counter()
+        page.goto(address)
+        page.get_by_text(f"{size.runs} of {size.runs} runs fit").wait_for()
+        page.get_by_test_id("stDataFrame").locator("canvas").first.wait_for()
+        first_paint = time.perf_counter() - start
+
+        chosen = "&".join(f"run={key.replace('/', '%2F')}" for key in RUNS)
+        page.goto(f"{address}/?{chosen}")
+        page.get_by_text(f"{size.runs} of {size.runs} runs fit").wait_for()
+        views = {}
+
+        def change(name: str, click: Callable[[], None], there: Callable[[], None]) -> None:
+            idle(page)
+            start = time.perf_counter()
+            click()
+            there()
+            drawn(page)
+            views[name] = round(time.perf_counter() - start, 3)
+
+        def title(text: str) -> Callable[[], None]:
+            return page.get_by_text(text, exact=True).first.wait_for if text else lambda: None
+
+        def link(name: str) -> Callable[[], None]:
+            return page.get_by_role("link", name=name).click
+
+        def option(name: str) -> Callable[[], None]:
+            return page.get_by_role("radio", name=name, exact=True).click
+
+        heading = page.get_by_role("heading", name="Learning curves").wait_for
+        change("runs to curves", link("Curves"), heading)
+        change("part: policy", option("Policy"), lambda: None)
+        change("x axis: tokens", option("tokens"), lambda: None)
+        change("band over seeds", option("band over seeds"), lambda: None)
+        change("to thinking", link("Thinking"), page.get_by_role("heading", name="Thinking length").wait_for)
+        change("to samples", link("Samples"), page.locator(".r1-card").first.wait_for)
+        change("to runs", link("Runs"), page.get_by_text(f"{size.runs} of {size.runs} runs fit").wait_for)
+        search = page.get_by_role("textbox", name="Search")
+        change(
+            "search",
+            lambda: (search.fill("sweep_09"), search.press("Enter")),
+            page.get_by_text(f"1 of {size.runs} runs fit").wait_for,
+        )
+
+        page.goto(f"{address}/?run=live%2Fzero&q=live")
+        page.get_by_text(f"1 of {size.runs} runs fit").wait_for()
+        page.goto(f"{address}/thinking?run=live%2Fzero")
+        shown = page.get_by_test_id("stMetric").first
+        shown.wait_for()
+        delays = []
+        for number in (1000.0, 2000.0, 3000.0):
+            time.sleep(1.3)
+            start = time.perf_counter()
+            for _ in range(5):  # the mean of the last five is what the page shows
+                add_line(store / "live" / "zero", {"rl/response_tokens": number})
+            shown.get_by_text(f"{number:.1f}").wait_for()
+            delays.append(time.perf_counter() - start)
+        browser.close()
+    return Measured(
+        first_paint_s=round(first_paint, 2),
+        view_change_s=max(views.values()),
+        live_delay_s=round(max(delays), 2),
+        rss_mib=round(most[0]),
+        views=views,
+        size=asdict(size),
+        cores=os.cpu_count() or 1,
+    )
+
+
+def idle(page) -> None:
+    """Wait until the server has nothing more to say."""
+    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
+
+
+def drawn(page) -> None:
+    """Wait until the page's script ended and each chart has its picture."""
+    page.wait_for_function(
+        """() => {
+            const app = document.querySelector('[data-testid=stApp]');
+            const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
+            return app && app.dataset.testScriptState !== 'running'
+                && !document.querySelector('[data-stale=true]')
+                && charts.every(c => c.querySelector('canvas, svg'));
+        }"""
+    )
+
+
+def main(words: list[str]) -> None:
+    name = next((word.partition("=")[2] for word in words if word.startswith("size=")), "full")
+    if name not in SIZES:
+        sys.exit(f"bench-dashboard: size={name}: is no size; choose one of {', '.join(SIZES)}")
+    store = FOLDER / f"dashboard_{name}"
+    start = time.perf_counter()
+    make(store, SIZES[name])
+    print(f"data: {store}, {time.perf_counter() - start:.0f} s", flush=True)
+    found = measure(store.resolve(), SIZES[name])
+    path = FOLDER / ("dashboard.json" if name == "full" else f"dashboard_{name}.json")
+    path.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    print(json.dumps(asdict(found), indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
