@@ -3,8 +3,8 @@
 import pandas as pd
 import streamlit as st
 
-from dashboard import cache_sizes, charts, choice, controls, experts, more_charts, results, store
-from dashboard.charts import Figure
+from dashboard import cache_sizes, charts, choice, controls, experts, more_charts, points, results, store
+from dashboard.points import Figure
 from dashboard.shown import notice, plain
 from modeling.config import ModelConfig
 
@@ -72,7 +72,7 @@ def show_memory(frames: dict) -> None:
     """Memory by part, as measured in the first step."""
     drawn = []
     for key, frame in frames.items():
-        rows = [(part, charts.latest(frame, f"memory/{part}_gib")) for part in PARTS]
+        rows = [(part, points.latest(frame, f"memory/{part}_gib")) for part in PARTS]
         rows = [(part, 1024 * value) for part, value in rows if value]
         if rows:
             data = pd.DataFrame(rows, columns=["name", "value"])
@@ -109,8 +109,7 @@ def show_fp8() -> None:
     except (KeyError, TypeError, ValueError):
         notice(["experiments/results/fp8/loss.json is not what experiments/fp8_loss.py writes."])
         return
-    chart = more_charts.fp8_intervals(pd.DataFrame(rows).assign(limit=limit))
-    st.vega_lite_chart(chart.data, chart.spec)
+    controls.show(more_charts.fp8_intervals(pd.DataFrame(rows).assign(limit=limit)))
     st.caption(
         f"{said} of ±{limit:.2%} ({plain(source)}; dashed). “rounding” differs from the reference in nothing but the "
         "order of its sums: what is not beyond it is noise."

@@ -4,10 +4,10 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import answer_cards as told
-from dashboard import charts, choice, step_diff, store, token_strip
+from dashboard import charts, choice, controls, step_diff, store, token_strip
 from dashboard.answer_cards import answer_card, is_flat, parts_of
 from dashboard.answer_filter import RESULTS, BadPattern, Filter, result
-from dashboard.charts import Figure
+from dashboard.points import Figure
 from dashboard.shown import card, notice, plain, show_block, show_cards, show_text, text_block
 
 VIEWS = ("one step", "one question", "two steps")
@@ -191,10 +191,7 @@ def one_question() -> None:
             Figure("Right answers to this question", "share", (("right", "right"), ("checks", "with a self-check"))),
             Figure("Length of the answers", "tokens", (("response", "response"), ("thinking", "thinking"))),
         )
-        for column, figure in zip(st.columns(2), figures, strict=True):
-            chart = charts.curves(frame, figure)
-            if chart:
-                column.vega_lite_chart(chart.data, chart.spec)
+        controls.grid(charts.curves(frame, figure) for figure in figures)
     places = sorted({told.number(value, ".0f") for group in groups.values() for value in group["group"]}, key=int_or_0)
     place = st.selectbox("Answer # of each group", places, key="place", bind="query-params")
     cards = []
