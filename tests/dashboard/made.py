@@ -16,7 +16,16 @@ HOSTILE = (
 "What a model could write to run code in the page, restyle it, call out, or lie about what it says."
 
 
-def write_run(folder: Path, *, steps: int = 40, status: str = "FINISHED", samples: tuple[int, ...] = (10, 40)) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    steps: int = 40,
+    status: str = "FINISHED",
+    samples: tuple[int, ...] = (10, 40),
+    seed: int = 7,
+    task: str = "countdown",
+    config: dict | None = None,
+) -> Path:
     """A small R1-Zero run: metrics of each step, held-out scores every tenth, two questions of four answers."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {
@@ -26,11 +35,11 @@ def write_run(folder: Path, *, steps: int = 40, status: str = "FINISHED", sample
         "created": "2025-01-20T10:00:00+00:00",
         "commit": "0123456789abcdef",
         "dirty": False,
-        "seed": 7,
-        "tags": {"stage": "zero", "scale": "tiny"},
+        "seed": seed,
+        "tags": {"stage": "zero", "scale": "tiny", "task": task},
         "uri": None,
         "status": status,
-        "config": {},
+        "config": config or {},
     }
     (folder / "run.json").write_text(json.dumps(record))
     with (folder / "metrics.jsonl").open("w") as file:

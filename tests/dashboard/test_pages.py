@@ -1,8 +1,10 @@
 """Every page in Streamlit's own test client: with runs, without, and with broken files."""
 
+import json
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from tests.dashboard.made import BEACON, metrics_line, write_run
@@ -56,11 +58,12 @@ def test_runs_lists_facts_and_shows_missing_as_missing(runs: Path) -> None:
     table = open_page("runs").dataframe[0].value.set_index("run")
     zero = table.loc["reproduce/zero"]
     assert zero["pass@1"] == "0.400 [0.350, 0.450]"
-    assert list(zero[["stage", "scale", "seed", "steps", "commit", "name"]]) == [
+    assert list(zero[["stage", "scale", "task", "seed", "steps", "commit", "name"]]) == [
         "zero",
         "tiny",
+        "countdown",
         "7",
-        "40",
+        40,
         "01234567",
         "name-zero",
     ]
@@ -71,33 +74,103 @@ def test_runs_lists_facts_and_shows_missing_as_missing(runs: Path) -> None:
 def test_run_in_the_address_is_chosen_and_an_unknown_one_is_not_opened(runs: Path) -> None:
     write_run(runs / "a")
     write_run(runs / "b")
-    assert open_page("thinking", run="a").multiselect[0].value == ["a"]
+    assert open_page("thinking", run="a").multiselect(key="run").value == ["a"]
     outside = write_run(runs.parent / "outside")
     app = open_page("thinking", run=["../outside", str(outside)])
-    assert app.multiselect[0].value == []
+    assert app.multiselect(key="run").value == []
     assert charts(app) == 0
     assert "No run is chosen" in shown(app)
 
 
-def test_curves_draws_every_metric_and_tokens_as_x(runs: Path) -> None:
+def specs(app: AppTest) -> str:
+    return "".join(chart.proto.spec for chart in app.get("vega_lite_chart"))
+
+
+def test_runs_filters_and_search_are_in_the_address(runs: Path) -> None:
+    write_run(runs / "a" / "zero", status="RUNNING", config={"rl": {"steps": 160}})
+    write_run(runs / "b" / "zero", task="gcd")
+    app = open_page("runs")
+    table = app.dataframe[0].value.set_index("run")
+    assert table.loc["a/zero", "done"] == 0.25 and table.loc["a/zero", "left"] == "4 min"  # 120 steps, 2 s each
+    assert table.loc["b/zero"][["done", "left", "steps/min"]].isna().all()
+    app.multiselect(key="task").set_value(["gcd"]).run()
+    assert list(app.dataframe[0].value["run"]) == ["b/zero"] and "1 of 2 runs fit; 1 running" in shown(app)
+    app.multiselect(key="task").set_value([]).run()
+    app.text_input(key="q").set_value("ZERO a/").run()
+    assert list(app.dataframe[0].value["run"]) == ["a/zero"]
+    linked = open_page("runs", status="finished", stage="zero")
+    assert list(linked.dataframe[0].value["run"]) == ["b/zero"]
+    assert "No run fits" in shown(open_page("runs", q="nothing has this"))
+
+
+def test_runs_shows_in_what_the_picked_ones_differ(runs: Path) -> None:
+    write_run(runs / "a", config={"rl": {"lr": 1e-5, "steps": 40}, "scale": "tiny"})
+    write_run(runs / "b", config={"rl": {"lr": 2e-5, "steps": 40}, "scale": "tiny", "own": {"x": 1}})
+    table = open_page("runs", run=["a", "b"]).dataframe[1].value
+    assert table.set_index("setting")[["a", "b"]].values.tolist() == [["1e-05", "2e-05"], [None, "1"]]
+    assert list(table["setting"]) == ["rl.lr", "own.x"]
+
+
+def test_curves_draws_every_metric_in_some_part(runs: Path) -> None:
     write_run(runs / "zero")
     app = open_page("curves")
-    drawn = charts(app)
-    assert drawn >= 12
-    assert "Everything else (1)" in [e.label for e in app.expander]
-    app.button_group(key="x").set_value("tokens").run()
+    parts = app.button_group(key="part").options
+    drawn = specs(app)
+    assert charts(app) == 7 and "pass@1, 95 % interval" in drawn
+    for part in parts[1:]:
+        app.button_group(key="part").set_value(part).run()
+        assert not app.exception and charts(app) > 0
+        drawn += specs(app)
+    assert "own/metric" in drawn
+    for title in ("Time of a step", "Clipped and capped tokens", "pass@k and majority@k", "Training speed"):
+        assert title in drawn
+    app.text_input(key="metric").set_value("OWN/met").run()
+    assert charts(app) == 1 and "own/metric" in specs(app)
+
+
+def test_curves_axis_scale_and_seeds_are_in_the_address(runs: Path) -> None:
+    for seed in (1, 2):
+        config = {"run": {"seed": seed, "dir": f"runs/s{seed}/zero"}, "rl": {"checkpoint": f"runs/s{seed}/base"}}
+        write_run(runs / f"s{seed}" / "zero", seed=seed, config=config)
+    write_run(runs / "s3" / "zero", seed=3, config={"rl": {"checkpoint": "runs/another/base"}})
+    keys = [f"s{i}/zero" for i in (1, 2, 3)]
+    app = open_page("curves", run=keys, x="clock", log="true", seeds="band over seeds")
     assert not app.exception
-    assert charts(app) == drawn
-    assert "tokens seen" in app.get("vega_lite_chart")[0].proto.spec
+    drawn = specs(app)
+    assert "hours since the first step" in drawn and '"type": "log"' in drawn.replace('":"', '": "')
+    assert "area" in drawn and "s1/zero + 1 more seeds" in drawn and "s2/zero" not in drawn
+    app.button_group(key="seeds").set_value("each run").run()
+    assert "s2/zero" in specs(app)
+
+
+def test_a_chart_has_its_downloads(runs: Path) -> None:
+    write_run(runs / "zero")
+    app = open_page("curves", metric="entropy")
+    labels = [button.proto.label for button in app.get("download_button")]
+    assert labels == ["PNG", "SVG", "CSV"] * charts(app)
 
 
 def test_thinking_shows_growth_of_one_run(runs: Path) -> None:
-    write_run(runs / "zero")
+    folder = write_run(runs / "zero", config={"sampling": {"max_response_tokens": 48}})
     app = open_page("thinking")
     response = app.metric[0]
     assert (response.label, response.value) == ("Response tokens", "58.0")
     assert "23.0" in response.delta
-    assert charts(app) == 5
+    assert charts(app) == 8
+    assert "limit 48" in specs(app) and "truncated" in specs(app) and "evaluate.budget" in shown(app)
+    score = {"pass_at_1": {"mean": 0.5, "low": 0.4, "high": 0.6}, "thinking_tokens": 40.0, "questions": 8, "samples": 2}
+    budget = {"points": [{"budget": 16, **score}], "free": score}
+    asked = runs / "measured"
+    asked.mkdir()
+    (asked / "budget.json").write_text(json.dumps(budget))
+    (asked / "config.yaml").write_text(f"scale: tiny\nevaluate:\n  questions: 8\n  checkpoint: {folder}/model\n")
+    st.cache_resource.clear()
+    app.button_group(key="length").set_value("thinking").run()
+    assert charts(app) == 9 and "thinking tokens allowed" in specs(app) and "limit 48" not in specs(app)
+    (asked / "budget.json").write_text('{"points": [')
+    app.run()
+    assert charts(app) == 8 and not app.exception
+    assert "measured/budget.json can't be read" in shown(app).replace("\\", "")
 
 
 def test_samples_filters_and_opens_the_address(runs: Path) -> None:
@@ -157,9 +230,9 @@ def test_broken_files_give_a_message(runs: Path, page: str) -> None:
 def test_live_run_is_read_on(runs: Path) -> None:
     folder = write_run(runs / "zero", status="RUNNING")
     app = open_page("runs")
-    assert app.dataframe[0].value["steps"][0] == "40"
+    assert app.dataframe[0].value["steps"][0] == 40
     assert "running" in app.dataframe[0].value["status"][0]
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(metrics_line(50))
     app.run()
-    assert app.dataframe[0].value["steps"][0] == "50"
+    assert app.dataframe[0].value["steps"][0] == 50

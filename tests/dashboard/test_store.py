@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,7 @@ import streamlit as st
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from dashboard import mlflow_read, store
+from dashboard import config_diff, guard, lengths, metrics_file, mlflow_read, sample_files, store, tail
 from dashboard.metrics_file import MetricsFile
 from tests.dashboard.made import HOSTILE, metrics_line, write_run, write_samples
 
@@ -34,6 +36,124 @@ def test_metrics_are_read_on_and_a_cut_line_waits_for_its_end(tmp_path: Path) ->
     assert frame["a"].isna().tolist() == [False, False, True]
     assert frame["b"].tolist()[2] == 5.0
     assert unreadable == 0
+
+
+def test_clean_and_broken_blocks_are_parsed_alike() -> None:
+    lines = [line(step, a=step / 3, b=None if step % 2 else 2 * step) for step in range(1, 40)]
+    clean, bad = metrics_file.parse(b"".join(lines))
+    slow, worse = metrics_file.parse(b"".join([*lines, b"{half"]) + b"\n")
+    assert (bad, worse) == (0, 1)
+    for name in ("step", "tokens", "time", "a", "b"):
+        np.testing.assert_array_equal(clean[name], slow[name])
+    assert clean["b"][1] == 4.0 and np.isnan(clean["b"][0])
+
+
+def test_only_what_is_asked_for_becomes_a_frame(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(line(1, a=1.0, b=2.0))
+    columns = MetricsFile(path).read()
+    assert list(columns.frame(["b", "absent", "b"])) == ["step", "tokens", "time", "b"]
+    assert columns.names == ["a", "b"]
+
+
+def test_columns_that_nobody_looks_at_are_dropped(tmp_path: Path) -> None:
+    cache = metrics_file.MetricsCache(limit=100)
+    for number in range(4):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_bytes(line(1, a=1.0) + line(2, a=float(number)))
+        assert cache.read(path).values["a"].tolist() == [1.0, number]
+    assert list(cache.files) == [str(path)]
+
+
+def test_the_tail_tells_how_far_a_run_came(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert tail.of(path) == tail.Tail()
+    score = {"eval/t/pass_at_1": 0.25, "eval/t/pass_at_1_low": 0.2, "eval/t/pass_at_1_high": 0.3}
+    filler = {f"rl/name_{i}": 1.0 for i in range(200)}
+    steps = [
+        json.dumps({"step": s, "tokens": 10 * s, "time": 1000.0 + 2 * s, "metrics": filler | {"time/step_s": 2.0}})
+        for s in range(1, 1001)
+    ]
+    steps[300] = json.dumps({"step": 301, "tokens": 3010, "time": 1602.0, "metrics": score | {"time/step_s": 2.0}})
+    path.write_text("\n".join(steps) + '\n{"step": 1001, "metr')
+    assert path.stat().st_size > 3 * tail.SEARCHED  # the evaluation is neither at the start nor at the end
+    found = tail.of(path)
+    assert (found.step, found.tokens, round(found.steps_per_s, 6)) == (1000, 10_000.0, 0.5)
+    assert found.pass_at_1 == {}, "where the start has none, the middle is not read"
+    steps[10] = steps[300].replace("301", "11").replace("0.25", "0.125")
+    path.write_text("\n".join(steps) + "\n")
+    assert tail.of(path).pass_at_1 == {"t": (0.25, 0.2, 0.3)}
+    assert tail.progress("zero", {"rl": {"steps": 2000}}, found) == (0.5, 2000.0)
+    assert tail.progress("pretrain", {"pretrain": {"tokens": 10_000}}, found) == (1.0, None)
+    assert tail.progress("sft", {"rl": {"steps": 2000}}, found) == (None, None)
+
+
+def test_seeds_of_one_experiment_are_told_from_others() -> None:
+    def group(key: str, **rl: object) -> str:
+        own = key.partition("/")[0]
+        config = {"run": {"seed": hash(key), "dir": f"runs/{key}"}, "rl": {"checkpoint": f"runs/{own}/base", **rl}}
+        return config_diff.group_of(key, config, "c0ffee")
+
+    assert group("a/zero", lr=1) == group("b/zero", lr=1)
+    assert group("a/zero", lr=1) != group("b/zero", lr=2)
+    other = config_diff.group_of("a/zero", {"rl": {"checkpoint": "runs/c/base", "lr": 1}}, "c0ffee")
+    assert other != group("a/zero", lr=1)
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "proxy", "said"),
+    [
+        ("127.0.0.1", "", "", None),
+        ("localhost", "", "", None),
+        ("::1", "", "", None),
+        ("0.0.0.0", "", "", "R1_DASHBOARD_TOKEN"),
+        (None, "", "", "address=all"),
+        ("", "", "", "address=all"),
+        ("somewhere.example", "", "", "R1_DASHBOARD_PROXY"),
+        ("0.0.0.0", "s" * 16, "", None),
+        ("0.0.0.0", "short", "", "can be guessed"),
+        ("0.0.0.0", "", "nginx with single sign-on", None),
+    ],
+)
+def test_only_this_machine_is_served_without_a_token(address, token, proxy, said, monkeypatch) -> None:
+    monkeypatch.setenv("R1_DASHBOARD_TOKEN", token)
+    monkeypatch.setenv("R1_DASHBOARD_PROXY", proxy)
+    why = guard.problem(address)
+    assert why is None if said is None else said in why
+
+
+def test_answers_are_read_by_column_and_by_question(tmp_path: Path) -> None:
+    path = write_samples(tmp_path / "step_000002.parquet", 2)
+    found = store.samples(path, ["question_id", "text", "sampler_logprobs"], question="countdown/train/8")
+    assert list(found) == ["question_id", "text", "sampler_logprobs"] and len(found) == 4
+    assert set(found["question_id"]) == {"countdown/train/8"} and found["sampler_logprobs"][0] == [-0.5, -0.1]
+    assert store.samples(path, question="' OR 1=1").empty
+    measured = sample_files.measured(path)
+    assert measured["outcome"].tolist() == [
+        "correct",
+        "truncated",
+        "wrong",
+        "wrong",
+        "wrong",
+        "truncated",
+        "wrong",
+        "wrong",
+    ]
+
+
+def test_lengths_have_quantiles_by_result_and_accuracy_its_interval() -> None:
+    tokens = [float(n) for n in range(1, 101)]
+    outcome = ["correct"] * 50 + ["wrong"] * 50
+    found = pd.DataFrame({"step": 3, "response_tokens": tokens, "thinking_tokens": tokens, "outcome": outcome})
+    every = lengths.through_training(found, "r", "response", split=False)
+    assert every[["x", "low", "value", "high", "n"]].values.tolist() == [pytest.approx([3, 10.9, 50.5, 90.1, 100])]
+    split = lengths.through_training(found, "r", "thinking", split=True).set_index("series")
+    assert split["value"].to_dict() == {"correct": 25.5, "wrong": 75.5}
+    bins = lengths.accuracy_by_length(found, "r", "response")
+    assert len(bins) == lengths.BINS and bins["n"].sum() == 100
+    assert bins["value"].iloc[0] == 1.0 and bins["value"].iloc[-1] == 0.0
+    assert lengths.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert lengths.accuracy_by_length(found[:5], "r", "response").empty
 
 
 def test_a_resumed_run_keeps_the_later_value_and_null_is_no_value(tmp_path: Path) -> None:
