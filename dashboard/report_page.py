@@ -4,7 +4,6 @@ Whatever a model or a stranger wrote is escaped, and the page's own policy forbi
 that a slip in the escaping would show and not run.
 """
 
-import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from streamlit import logger
 
 from infra.errors import ConfigError, R1Error
 from infra.files import write_text
@@ -21,10 +21,11 @@ from infra.files import write_text
 if TYPE_CHECKING:
     from experiments.config import Config
 
-logging.getLogger("streamlit").setLevel(logging.ERROR)  # which would say that no server runs
+logger.set_log_level("ERROR")  # or it would warn that no server runs
 
 from dashboard import answer_cards, charts, experts, export, figures, more_charts, rates, store  # noqa: E402
 from dashboard.answer_filter import Filter  # noqa: E402
+from dashboard.config_diff import flat  # noqa: E402
 from dashboard.points import held_out  # noqa: E402
 from dashboard.shown import STYLE, code_of  # noqa: E402
 from rl.aha import MEANING, RULES  # noqa: E402
@@ -241,6 +242,6 @@ def configs(runs: Sequence[store.Run]) -> Iterator[str]:
     """Every setting of every run; folded away, and left out of print."""
     for run in runs:
         if run.config:
-            rows = sorted(store.flat(run.config).items())
+            rows = sorted(flat(run.config).items())
             yield f"<h2>Settings of {text(run.key)}</h2><details><summary>{len(rows)} settings</summary>"
             yield table(rows, ("key", "value")) + "</details>"
