@@ -128,11 +128,12 @@ def folders_with(store: Path, names: set[str], depth: int = 5) -> Iterator[Path]
 
 
 def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
-    problem, record = None, {}
+    problem, record, group = None, {}, None
+    key = folder.relative_to(store).as_posix()
     try:
         path = inside(folder / "run.json", store)
         stat = path.stat()
-        record = _record(str(path), stat.st_mtime_ns, stat.st_size)
+        record, group = _record(str(path), stat.st_mtime_ns, stat.st_size, key)
     except FileNotFoundError:
         pass  # a run of which only the metrics were kept is still shown
     except (OSError, ValueError, RecursionError):
@@ -140,7 +141,6 @@ def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
     tags = record.get("tags") if isinstance(record.get("tags"), dict) else {}
     config = record.get("config") if isinstance(record.get("config"), dict) else {}
     facts = {**tags, **record}
-    key = folder.relative_to(store).as_posix()
     updated = max(filter(None, (_modified(folder / name) for name in ("metrics.jsonl", "run.json"))), default=None)
     run = Run(
         key="(the store itself)" if key == "." else key,
@@ -151,17 +151,20 @@ def _from_folder(folder: Path, store: Path) -> tuple[Run, str | None]:
         folder=folder,
         run_id=_text(facts.get("run_id")),
         config=config,
-        group=group_of(key, config, _text(facts.get("commit"))) if config else None,
+        group=group,
     )
     return run, problem
 
 
 @functools.lru_cache(maxsize=5000)
-def _record(path: str, modified_ns: int, size: int) -> dict:
+def _record(path: str, modified_ns: int, size: int, key: str) -> tuple[dict, str | None]:
+    """(run.json, the run's group)."""
     record = json.loads(Path(path).read_bytes())
     if not isinstance(record, dict):
         raise ValueError("no object")
-    return record
+    config = record.get("config")
+    known = isinstance(config, dict) and config
+    return record, group_of(key, config, _text(record.get("commit"))) if known else None
 
 
 def _completed(run: Run, record: mlflow_read.MlflowRun) -> Run:
