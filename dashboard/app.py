@@ -14,6 +14,11 @@ page = st.navigation(
         st.Page("views/curves.py", title="Curves", icon=":material/show_chart:"),
         st.Page("views/thinking.py", title="Thinking", icon=":material/psychology:"),
         st.Page("views/samples.py", title="Samples", icon=":material/article:"),
+        st.Page("views/aha.py", title="Aha", icon=":material/lightbulb:"),
+        st.Page("views/model.py", title="Model", icon=":material/account_tree:"),
+        st.Page("views/claims.py", title="Claims", icon=":material/fact_check:"),
+        st.Page("views/lineage.py", title="Lineage", icon=":material/family_history:"),
+        st.Page("views/plan.py", title="Plan", icon=":material/calculate:"),
         st.Page("views/review.py", title="Review", icon=":material/rate_review:"),
         st.Page("views/chat.py", title="Chat", icon=":material/chat:"),
     ]

@@ -23,6 +23,7 @@ from infra.hardware import DoctorConfig
 from infra.launch_config import LaunchConfig
 from infra.planner.config import PlanSettings
 from infra.planner.hardware import ClusterConfig
+from infra.report_config import ReportConfig
 from infra.serve_config import ServeConfig
 from modeling.config import Head, ModelConfig, Modules
 from modeling.presets import PRESETS
@@ -160,6 +161,8 @@ class Config:
     "A run against a reference."
     lineage: LineageConfig = field(default_factory=LineageConfig)
     "Where a model comes from."
+    report: ReportConfig = field(default_factory=ReportConfig)
+    "A run as a page."
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     "Talking to a model."
     serve: ServeConfig = field(default_factory=ServeConfig)

@@ -29,7 +29,7 @@ FOLDERS = {
     "r1": "r1.base",
 }
 "The setting that names the folder whose network a command starts from."
-SHORT = {name: name for name in "plan evaluate doctor lineage tokenize agents datagen serve".split()}
+SHORT = {name: name for name in "plan evaluate doctor lineage tokenize agents datagen serve report".split()}
 SHORT |= {"import": "convert", "export": "convert"}
 "The section whose settings `--help` of a command shows without it; any command takes those of its own name so."
 ALIASES = {

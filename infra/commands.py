@@ -207,6 +207,11 @@ COMMANDS = {
         function="infra.cli:plan",
         sections=("model", "cluster", "parallel", "plan"),
     ),
+    "report": Command(
+        about="A run as one HTML page: charts, tables, answers; nothing else is needed to read it.",
+        function="dashboard.report_page:write",
+        sections=("report",),
+    ),
     "launch": Command(
         about="Run stages as jobs, here or on SLURM; takes the settings of the stages, too.",
         function="infra.launch.command:run",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rl.config import LossWeighting
-from rl.types import Group
+from rl.types import Completion, Group
 from training.data.packing import balanced_micro_batches, stacked
 from training.step import MicroBatch
 
@@ -28,6 +28,10 @@ class Row:
     "Response tokens at its start that are read and not trained on."
     image: np.ndarray | None = None
     "uint8 [height, width] of the prompt's image; None: it has none."
+    completion: Completion | None = None
+    "Whose answer it is."
+    number: int = 0
+    "Its place among the step's rows."
 
     @property
     def trained_length(self) -> int:
@@ -51,7 +55,7 @@ def rows_of(
         for c in group.completions:
             if c.tokens:
                 context = c.last_segment if last_segment else 0
-                told = c.sampler_logprobs, c.advantage, c.reward, context, image
+                told = (c.sampler_logprobs, c.advantage, c.reward, context, image, c, len(rows))
                 rows.append(Row(prompt + c.tokens, len(prompt), *told))
     return rows
 
@@ -74,8 +78,9 @@ def row_weights(rows: list[Row], weighting: LossWeighting) -> list[float]:
 def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
     """Rows padded on the right: tokens, labels (tokens one to the left), weights on trained response labels only.
 
-    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`, and `scores`
-    [batch], the rewards. Prompts count as load of the experts, padding does not. No rows give one of padding, weight 0.
+    All tensors are [batch, seq] with seq = longest row - 1; extras: `advantages`, `sampler_logprobs`, and [batch]
+    `scores`, the rewards, and `numbers`, the rows' (-1: none). Prompts count as load of the experts, padding does not.
+    No rows give one of padding, weight 0.
     """
     shape = (max(1, len(rows)), max([2] + [len(row.tokens) for row in rows]) - 1)
     tokens, labels = np.full(shape, pad_id, dtype=np.int64), np.full(shape, pad_id, dtype=np.int64)
@@ -91,6 +96,7 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         "advantages": torch.from_numpy(advantages),
         "sampler_logprobs": torch.from_numpy(sampler),
         "scores": torch.tensor([row.reward for row in rows] or [0.0], dtype=torch.float32),
+        "numbers": torch.tensor([row.number for row in rows] or [-1]),
     }
     return MicroBatch(
         tokens=torch.from_numpy(tokens),
@@ -100,6 +106,15 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         images=stacked([row.image for row in rows]),
         extras=extras,
     )
+
+
+def keep_trainer_logprobs(rows: list[Row], micro_batches: list[MicroBatch], logprobs: list[Tensor]) -> None:
+    """Give each answer of these micro-batches the trainer's logprobs of its tokens, for its sample."""
+    for batch, values in zip(micro_batches, logprobs, strict=True):
+        for number, line in zip(batch.extras["numbers"].tolist(), values.tolist(), strict=True):
+            if number >= 0:
+                row = rows[number]
+                row.completion.trainer_logprobs = line[row.prompt_length - 1 : len(row.tokens) - 1]
 
 
 def minibatches(

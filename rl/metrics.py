@@ -97,6 +97,9 @@ def sample_rows(groups: list[Group], step: int, tokenizer) -> list[dict]:
                     "version": c.version,
                     "tokens": [tokenizer.decode([t]) for t in c.tokens],
                     "sampler_logprobs": list(map(float, c.sampler_logprobs)),
+                    # Of other engines' answers, and of those that another rank trains on, these are not known: null.
+                    "entropies": list(map(float, c.entropies)) if len(c.entropies) == len(c.tokens) else None,
+                    "trainer_logprobs": list(c.trainer_logprobs) or None,
                 }
             )
     return rows

@@ -26,6 +26,11 @@ def self_checks(text: str) -> list[str]:
     return _WORDS.findall(thinking_of(text))
 
 
+def self_check_spans(thinking: str) -> list[tuple[int, int]]:
+    """Where they stand in the thinking alone, (start, end) each."""
+    return [match.span() for match in _WORDS.finditer(thinking)]
+
+
 def reflects(text: str) -> bool:
     """Whether a response checks itself."""
     return _WORDS.search(thinking_of(text)) is not None

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rl.advantages import group_advantages, zero_variance
-from rl.batch import minibatches, rows_of
+from rl.batch import keep_trainer_logprobs, minibatches, rows_of
 from rl.config import OldLogprobs, PartialLoss, RLConfig
 from rl.critic import judge, learn
 from rl.importance import correct_for_sampler, importance_metrics
@@ -117,6 +117,8 @@ def rl_step(
         for key, logprobs in _frozen_logprobs(state, reference, everything, cfg).items():
             for micro_batch, value in zip(everything, logprobs, strict=True):
                 micro_batch.extras[key] = value
+        if cfg.old_logprobs is OldLogprobs.trainer:
+            keep_trainer_logprobs(rows, everything, [b.extras["old_logprobs"] for b in everything])
     if critic is not None:
         with phase("values"):
             metrics |= judge(critic, everything, cfg)

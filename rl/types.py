@@ -55,6 +55,8 @@ class Completion:
     "(version of the weights, tokens they wrote), in order, of an answer in parts; empty: one version wrote all."
     repeats: bool = False
     "Whether it was cut for repeating itself."
+    trainer_logprobs: list[float] = field(default_factory=list)
+    "The trainer's before the step changes it, [response]; empty where this rank did not ask for them."
     thinking_tokens: int = 0
     "Tokens between <think> and </think>; counted by the engine, which knows the tokens."
     reward: float = 0.0

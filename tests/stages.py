@@ -36,6 +36,9 @@ class Log:
     def samples(self, step: int, rows: list[dict]) -> None:
         with open(self.path.with_suffix(".samples"), "a") as file:
             print(json.dumps({"step": step, "texts": [row["text"] for row in rows]}), file=file)
+        with open(self.path.with_suffix(".rows"), "a") as file:
+            for row in rows:
+                print(json.dumps(row), file=file)
 
     def finish(self, status: str = "FINISHED") -> None: ...
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from infra import stopping
 from infra.progress import Progress, say
-from training import checkpoint, parallel
+from training import checkpoint, expert_load, parallel
 from training.config import LoopConfig
 from training.state import TrainState
 
@@ -84,6 +84,7 @@ def run_loop(
             state.step += 1
             metrics["train/tokens_per_s"] = (state.tokens_seen - tokens) / metrics["time/step_s"]
             tracker.log(metrics, step=state.step, tokens=state.tokens_seen)
+            expert_load.write(state, run_dir)
             progress.advance(position() - before, **{key.split("/")[-1]: metrics[key] for key in shown})
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from modeling import cpu
 from modeling.build import build_model
@@ -62,6 +62,8 @@ class TrainState:
     """Optimiser steps done; an RL step makes several."""
     tokens_seen: int = 0
     """Tokens trained on, over all ranks: those with a loss weight."""
+    expert_loads: Tensor | None = None
+    """[router, expert] tokens since training/expert_load.py wrote them; None: no step since. Not in checkpoints."""
     last_checkpoint: Path | None = None
     """The newest checkpoint written or read."""
 

@@ -62,6 +62,7 @@ def train_step(state: TrainState, micro_batches: list[MicroBatch], loss_fn: Loss
         raise TrainingDiverged(state.step, loss, grad_norm, state.last_checkpoint)
 
     _move_expert_bias(state.routers, loads, now.bias_speed)
+    state.expert_loads = loads if state.expert_loads is None else state.expert_loads + loads
     clip_gradients(state.optimizer, state.optimizer_cfg.clip_grad, grad_norm)
     set_lr(state.optimizer, state.optimizer_cfg, now.lr_scale)
     state.optimizer.step_with_ready_grads()

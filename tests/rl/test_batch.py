@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from rl.batch import LossWeighting, Row, collate, minibatches, row_weights, rows_of
+from rl.batch import LossWeighting, Row, collate, keep_trainer_logprobs, minibatches, row_weights, rows_of
 from rl.types import Completion, Group, Question
 
 
@@ -82,3 +82,32 @@ def test_more_ranks_than_rows_still_match():
     assert [len(p[0]) for p in parts] == [1, 1]
     assert sum(p[0][0].loss_weights.sum() for p in parts) == torch.tensor(1.0)
     assert [p[0][0].padding.all().item() for p in parts] == [False, True]
+
+
+def test_each_answer_gets_the_trainers_logprobs_of_its_own_tokens_whatever_batch_it_was_in():
+    groups = [
+        Group(Question(f"q{i}", "t", "", ""), [Completion([i] * n, "", [0.0] * n, [], True) for n in (1, 3)])
+        for i in (1, 2)
+    ]
+    groups[0].completions[0].advantage = groups[1].completions[1].advantage = 1.0
+    some = rows_of(groups, [[7, 8], [7, 8, 9]], drop_zero_variance=True)
+    shares = minibatches(
+        some,
+        2,
+        weighting=LossWeighting.per_answer,
+        rng=np.random.default_rng(3),
+        rank=0,
+        world=1,
+        max_tokens=8,
+        pad_id=0,
+    )
+    batches = [batch for minibatch in shares for batch in minibatch]
+    # A stand-in that tells label and place: 100 * label + place.
+    logprobs = [100.0 * b.labels + torch.arange(b.labels.shape[1]) for b in batches]
+    keep_trainer_logprobs(some, batches, logprobs)
+    assert [c.trainer_logprobs for g in groups for c in g.completions] == [
+        [101.0],
+        [101.0, 102.0, 103.0],
+        [202.0],
+        [202.0, 203.0, 204.0],
+    ]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -48,6 +49,25 @@ def test_curve_and_samples_are_kept(whole):
     assert len(answers) == 8 and answers.question_id.nunique() == 4
     assert (answers.response_tokens == answers.tokens.map(len)).all()
     assert set(stages.metrics(whole, "eval/countdown/pass_at_1")) == {0, 3, 6}
+
+
+def test_samples_hold_what_sampler_and_trainer_thought_of_each_token(whole):
+    rows = [json.loads(line) for line in (whole / "metrics_0.rows").read_text().splitlines()]
+    assert all(len(row["entropies"]) == row["response_tokens"] for row in rows)
+    known = [row for row in rows if row["trainer_logprobs"]]
+    assert known and all(len(row["trainer_logprobs"]) == row["response_tokens"] for row in known)
+    pairs = [(np.array(row["trainer_logprobs"]), np.array(row["sampler_logprobs"])) for row in known]
+    assert max(np.abs(trainer - sampler).max() for trainer, sampler in pairs) < 1e-3
+
+
+def test_load_of_experts_is_kept_and_agrees_with_maxvio(whole):
+    lines = [json.loads(line) for line in (whole / "experts.jsonl").read_text().splitlines() if line]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    for layer in (layer for line in lines for layer in line["layers"]):
+        assert np.mean(layer["load"]) == pytest.approx(1, abs=1e-3) and len(layer["bias"]) == len(layer["load"])
+    first = np.mean([max(layer["load"]) - 1 for layer in lines[0]["layers"]])
+    updates = stages.metrics(whole, "moe/maxvio")[1][0]
+    assert 0 < first <= updates + 1e-3  # the step's updates together are no less even than each of them
 
 
 def test_two_ranks_sample_and_learn_what_one_does(base, whole, tmp_path):
