@@ -189,7 +189,7 @@ def test_a_finished_run_of_an_earlier_version_is_known_again_and_never_taken_for
     """Before the objectives had names, rl.advantage=group_std was what auto is now."""
     cfg = compose("reproduce")
     old = to_dict(cfg)
-    old["rl"] |= {"advantage": "group_std", "objective": {"clip_low": 0.2, "clip_high": 0.2, "kl_coef": 0.0}}
+    old["rl"] |= {"advantage": "group_std", "objective": {"clip_low": 0.2, "clip_high": 0.28, "kl_coef": 0.0}}
     del old["rl"]["ppo"], old["long2short"]
     old["rl"]["gone"] = 1
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))

@@ -24,6 +24,9 @@ class FakeEngine:
         self.say, self.limit = say, limit
         self.asked: list[Question] = []
 
+    def prompt_ids(self, question: Question) -> list[int]:
+        return Letters().encode(question.prompt)
+
     def generate(self, questions: list[Question], group_size: int, *, step: int) -> list[list[Completion]]:
         self.asked += questions
         return [[self._completion(self.say(q, g)) for g in range(group_size)] for q in questions]
