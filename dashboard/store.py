@@ -19,11 +19,12 @@ from pathlib import Path
 import pandas as pd
 import streamlit as st
 
-from dashboard import metrics_file, mlflow_read, sample_files, tail
+from dashboard import metrics_file, mlflow_read, tail
+from dashboard import sample_files as kept
 from dashboard.config_diff import group_of
 from dashboard.tail import Tail
 
-KINDS, Unreadable = sample_files.KINDS, sample_files.Unreadable
+KINDS, Unreadable = kept.KINDS, kept.Unreadable
 QUIET_S = 300.0
 "A run said to be running that has written nothing for so long is shown as silent: killed, or its machine is away."
 NOT_RUNS = {"checkpoints", "samples", "evaluations", "model", "figures", "mlflow_artifacts", "bench"}
@@ -260,12 +261,12 @@ def _mlflow_columns(uri: str, run_id: str) -> metrics_file.Columns:
 
 def sample_files(run: Run, kind: str) -> dict[int, Path]:
     """step -> Parquet file of a run's answers; kind: training or held-out."""
-    return sample_files.files(run.folder, kind)
+    return kept.files(run.folder, kind)
 
 
 def samples(path: Path, columns: Sequence[str] | None = None, *, question: str | None = None) -> pd.DataFrame:
-    """Answers of one step, see sample_files.read."""
-    return sample_files.read(path, columns, question=question)
+    """Answers of one step, see dashboard/sample_files.py."""
+    return kept.read(path, columns, question=question)
 
 
 def inside(path: Path, store: Path) -> Path:
