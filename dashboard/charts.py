@@ -1,6 +1,7 @@
 """Points -> charts. Pure: no reads, no Streamlit. Altair writes a figure's Vega-Lite once; data comes beside it."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Chart:
 
     def vega_lite(self, width: int = 640) -> dict:
         """One object with the data in it, for a picture or a page of its own."""
-        rows = self.data.astype(object).where(self.data.notna(), None).to_dict("records")
+        rows = json.loads(self.data.to_json(orient="records", double_precision=12))  # Python's own types, NaN as null
         schema = "https://vega.github.io/schema/vega-lite/v6.json"
         return {"$schema": schema, "width": width, "data": {"values": rows}, **self.spec}
 
@@ -239,5 +240,10 @@ def _tips(*, step: bool = False) -> list[alt.Tooltip]:
 def spec_of(layers: list[alt.Chart], title: str, height: int = HEIGHT) -> dict:
     """Altair's layers as Vega-Lite that waits for its data."""
     chart = alt.layer(*layers).properties(title=alt.Title(title, anchor="start", fontSize=14), height=height)
-    spec = chart.to_dict(validate=False)  # its data is not there yet
-    return {key: value for key, value in spec.items() if key not in ("data", "$schema")}
+    return waiting(chart.to_dict(validate=False))  # its data is not there yet
+
+
+def waiting(spec: dict) -> dict:
+    """Without the data named "empty" that Altair gives every layer, which would hide the one that stands above."""
+    layers = {"layer": [waiting(layer) for layer in spec["layer"]]} if "layer" in spec else {}
+    return {key: value for key, value in spec.items() if key not in ("data", "datasets", "$schema")} | layers
