@@ -239,5 +239,10 @@ def _tips(*, step: bool = False) -> list[alt.Tooltip]:
 def spec_of(layers: list[alt.Chart], title: str, height: int = HEIGHT) -> dict:
     """Altair's layers as Vega-Lite that waits for its data."""
     chart = alt.layer(*layers).properties(title=alt.Title(title, anchor="start", fontSize=14), height=height)
-    spec = chart.to_dict(validate=False)  # its data is not there yet
-    return {key: value for key, value in spec.items() if key not in ("data", "$schema")}
+    return waiting(chart.to_dict(validate=False))  # its data is not there yet
+
+
+def waiting(spec: dict) -> dict:
+    """Without the data named "empty" that Altair gives every layer, which would hide the one that stands above."""
+    layers = {"layer": [waiting(layer) for layer in spec["layer"]]} if "layer" in spec else {}
+    return {key: value for key, value in spec.items() if key not in ("data", "datasets", "$schema")} | layers
