@@ -1,7 +1,7 @@
 """`make bench-dashboard`: a hundred long runs, a real browser: how long a reader waits -> runs/bench/dashboard.json.
 
 first_paint_s: from opening the address, on a server that no one has asked yet, to the table of all runs.
-view_change_s: the longest of the changes in VIEWS, from the click to the new charts or table on screen.
+view_change_s: the longest of the changes in `views`, from the click to the last new chart, table or answer on screen.
 live_delay_s: from a line in a live run's metrics.jsonl to the page that shows it, the longest of three.
 rss_mib: the most memory that the server held in all of this.
 """
@@ -110,15 +110,13 @@ def measure(store: Path, size: Size) -> Measured:
         views = {}
 
         def change(name: str, click: Callable[[], None], there: Callable[[], None]) -> None:
-            idle(page)
+            drawn(page)
+            page.evaluate(f"document.querySelectorAll('{PICTURES}').forEach(c => c.dataset.old = '1')")
             start = time.perf_counter()
             click()
             there()
             drawn(page)
             views[name] = round(time.perf_counter() - start, 3)
-
-        def title(text: str) -> Callable[[], None]:
-            return page.get_by_text(text, exact=True).first.wait_for if text else lambda: None
 
         def link(name: str) -> Callable[[], None]:
             return page.get_by_role("link", name=name).click
@@ -127,11 +125,13 @@ def measure(store: Path, size: Size) -> Measured:
             return page.get_by_role("radio", name=name, exact=True).click
 
         heading = page.get_by_role("heading", name="Learning curves").wait_for
-        change("runs to curves", link("Curves"), heading)
-        change("part: policy", option("Policy"), lambda: None)
-        change("x axis: tokens", option("tokens"), lambda: None)
-        change("band over seeds", option("band over seeds"), lambda: None)
-        change("to thinking", link("Thinking"), page.get_by_role("heading", name="Thinking length").wait_for)
+        new_charts = page.locator("[data-testid=stVegaLiteChart] :is(canvas, svg):not([data-old])").first.wait_for
+        change("to curves", link("Curves"), lambda: (heading(), new_charts()))
+        change("part: policy", option("Policy"), new_charts)
+        change("x axis: tokens", option("tokens"), new_charts)
+        change("band over seeds", option("band over seeds"), new_charts)
+        thinking = page.get_by_role("heading", name="Thinking length").wait_for
+        change("to thinking", link("Thinking"), lambda: (thinking(), new_charts()))
         change("to samples", link("Samples"), page.locator(".r1-card").first.wait_for)
         change("to runs", link("Runs"), page.get_by_text(f"{size.runs} of {size.runs} runs fit").wait_for)
         search = page.get_by_role("textbox", name="Search")
@@ -166,22 +166,21 @@ def measure(store: Path, size: Size) -> Measured:
     )
 
 
-def idle(page) -> None:
-    """Wait until the server has nothing more to say."""
-    page.wait_for_function("!document.querySelector('[data-testid=stApp][data-test-script-state=running]')")
+PICTURES = "[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg"
 
 
 def drawn(page) -> None:
-    """Wait until the page's script ended and each chart has its picture."""
+    """Wait until the page's script ended, each chart has its picture, none is left of before, and all are painted."""
     page.wait_for_function(
-        """() => {
+        f"""() => {{
             const app = document.querySelector('[data-testid=stApp]');
             const charts = [...document.querySelectorAll('[data-testid=stVegaLiteChart]')];
             return app && app.dataset.testScriptState !== 'running'
-                && !document.querySelector('[data-stale=true]')
+                && ![...document.querySelectorAll('{PICTURES}')].some(c => c.dataset.old)
                 && charts.every(c => c.querySelector('canvas, svg'));
-        }"""
+        }}"""
     )
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def main(words: list[str]) -> None:

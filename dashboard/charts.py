@@ -1,6 +1,7 @@
 """Points -> charts. Pure: no reads, no Streamlit. Altair writes a figure's Vega-Lite once; data comes beside it."""
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,7 @@ class Chart:
 
     def vega_lite(self, width: int = 640) -> dict:
         """One object with the data in it, for a picture or a page of its own."""
-        rows = self.data.astype(object).where(self.data.notna(), None).to_dict("records")
+        rows = json.loads(self.data.to_json(orient="records", double_precision=12))  # Python's own types, NaN as null
         schema = "https://vega.github.io/schema/vega-lite/v6.json"
         return {"$schema": schema, "width": width, "data": {"values": rows}, **self.spec}
 

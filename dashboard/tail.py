@@ -70,7 +70,7 @@ def _earlier_evaluation(file, size: int) -> dict:
     file.seek(0)
     if size <= SEARCHED or not _last_evaluation(start := file.read(SEARCHED)):
         return {}
-    for position in range(size - 2 * SEARCHED, SEARCHED, -SEARCHED):
+    for position in range(size - 2 * SEARCHED, 0, -SEARCHED):
         file.seek(position)
         if found := _last_evaluation(file.read(SEARCHED + TAIL)):
             return found

@@ -107,7 +107,7 @@ def test_runs_shows_in_what_the_picked_ones_differ(runs: Path) -> None:
     write_run(runs / "a", config={"rl": {"lr": 1e-5, "steps": 40}, "scale": "tiny"})
     write_run(runs / "b", config={"rl": {"lr": 2e-5, "steps": 40}, "scale": "tiny", "own": {"x": 1}})
     table = open_page("runs", run=["a", "b"]).dataframe[1].value
-    assert table.set_index("setting")[["a", "b"]].values.tolist() == [["1e-05", "2e-05"], [None, "1"]]
+    assert table[["a", "b"]].fillna("missing").values.tolist() == [["1e-05", "2e-05"], ["missing", "1"]]
     assert list(table["setting"]) == ["rl.lr", "own.x"]
 
 
