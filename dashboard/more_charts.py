@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from dashboard.charts import COLOURS, Chart
+from dashboard.charts import COLOURS, Chart, waiting
 from rl.aha import RULES
 
 BLUE, ORANGE, GREEN, GREY = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[6]
@@ -12,9 +12,7 @@ BLUE, ORANGE, GREEN, GREY = COLOURS[0], COLOURS[1], COLOURS[2], COLOURS[6]
 def made(chart: alt.Chart | alt.LayerChart, data: pd.DataFrame, title: str, height: int = 300) -> Chart:
     """The chart as the pages take it: its data apart from its Vega-Lite."""
     chart = chart.properties(title=alt.Title(title, anchor="start", fontSize=14), height=height)
-    spec = chart.to_dict(validate=False)
-    spec = {key: value for key, value in spec.items() if key not in ("data", "$schema", "datasets")}
-    return Chart(data, spec, title)
+    return Chart(data, waiting(chart.to_dict(validate=False)), title)
 
 
 def rate_against_base(rates: pd.DataFrame, base: dict[str, tuple[float, float, float]], rule: str) -> Chart:

@@ -38,7 +38,8 @@ body {font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; ma
   padding: 0 1rem}
 h1 {font-size: 1.6rem} h2 {font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd}
 table {border-collapse: collapse; font-size: .85rem; margin: .8rem 0; display: block; overflow-x: auto}
-td, th {border: 1px solid #ddd; padding: .25rem .6rem; text-align: left; overflow-wrap: anywhere; vertical-align: top}
+td, th {border: 1px solid #ddd; padding: .25rem .6rem; text-align: left; overflow-wrap: break-word; max-width: 34rem;
+  vertical-align: top}
 .charts {display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 30rem), 1fr)); gap: 1rem}
 .charts svg {max-width: 100%; height: auto} p.note {color: #555; font-size: .85rem}
 @media print {.r1-text {max-height: none} details {display: none}}

@@ -80,7 +80,7 @@ def marked(
     """Text for HTML with the words `checks` marked between start and end, and every `found` marked in another colour.
 
     places: more to mark, (start, end, class). Matches are looked up in the raw text and each piece is escaped on its
-    own, so that no match can cut an escape; where two overlap, the one that starts first stays.
+    own, so that no match can cut an escape; where two overlap, the one that starts first stays, or is longer.
     """
     cut = text[:SHOWN_CHARACTERS]
     spans = [(first, min(last, len(cut)), kind) for first, last, kind in places if first < len(cut)]
@@ -92,7 +92,7 @@ def marked(
         spans += [(m.start(), m.end(), "r1-check") for m in re.compile(either).finditer(cut, start, stop)]
 
     parts, position = [], 0
-    for first, last, kind in sorted(spans):
+    for first, last, kind in sorted(spans, key=lambda span: (span[0], -span[1])):
         if first >= position:
             parts += [escaped(cut[position:first]), f'<mark class="{kind}">', escaped(cut[first:last]), "</mark>"]
             position = last
