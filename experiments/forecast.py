@@ -4,6 +4,7 @@
 two where no doctor was asked. Both leave forecast.json in the run's folder; its end adds forecast_check.json.
 """
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def forecast(records: list[Record], cfg: Config, ranks: int) -> Forecast:
         answers_per_rank=answers / ranks,
         waves=-(-answers // (ranks * rl.rollout_rows)),
         rows_per_update=rows,
-        micro_batches=max(1, round(now / rl.micro_batch_tokens + 0.5)),
+        micro_batches=max(1, math.ceil(now / rl.micro_batch_tokens)),
         memory_gib=peak + activations * max(0.0, growth - 1),
         memory_available_gib=available_gib(),
         step_s=last["time/step_s"],
@@ -153,7 +154,7 @@ def table(f: Forecast, cfg: Config, ranks: int) -> str:
     """The forecast in words, a line a quantity."""
     rl = cfg.rl
     batch = f"{rl.questions_per_step} questions x {rl.group_size} answers = {f.answers}, {f.answers_per_rank:g} a rank"
-    update = f"{rl.minibatches} of {f.rows_per_update:.0f} answers, {f.micro_batches} micro-batches on each rank"
+    update = f"{rl.minibatches} of {f.rows_per_update:.0f} answers each; micro-batches of a rank: {f.micro_batches}"
     rows = [
         ("answers a step", f"{batch} in {f.waves} wave{'s' if f.waves > 1 else ''} ({ranks} ranks)"),
         ("updates a step", update),

@@ -1,21 +1,24 @@
-"""`python -m experiments.mismatch [fault ...] [seeds=1] [steps=24] [out=FOLDER]`: the mismatch laboratory.
+"""`python -m experiments.mismatch [fault ...] [seeds=1] [steps=24] [questions=8] ... [out=FOLDER]`: the laboratory.
 
 R1-Zero on the released base with a sampler that has one known fault, against the same with none: same seeds, same
 questions, same numbers that decide the tokens. Each run is kept in runs/mismatch and not done again; the table, the
-figure and the JSON in experiments/results/mismatch are of all faults that have all seeds.
+figure and the JSON in experiments/results/mismatch are of all faults that have all seeds. Sizes are those of Size.
 """
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from experiments.summary import write_json
 from infra.errors import ConfigError, R1Error
 from infra.hardware import machine
 from infra.progress import say
 from infra.tracking import git_state
+
+if TYPE_CHECKING:
+    from experiments.mismatch.arm import Size
 
 RUNS = Path("runs/mismatch")
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mismatch"
@@ -30,19 +33,24 @@ def main(given: list[str]) -> dict[str, Any]:
 
     own = dict(item.split("=", 1) for item in given if "=" in item)
     names = [item for item in given if "=" not in item] or list(FAULTS)
-    for wrong in [key for key in own if key not in ("seeds", "steps", "out")] + [n for n in names if n not in FAULTS]:
-        raise ConfigError("mismatch", wrong, "is no fault and no setting", f"choose from {', '.join(FAULTS)}")
-    seeds, size = int(own.get("seeds", "1")), Size(steps=int(own.get("steps", "24")))
+    out = Path(own.pop("out", RESULTS))
+    known = ["seeds", *(f.name for f in fields(Size))]
+    for wrong in [key for key in own if key not in known or not own[key].isdigit()]:
+        raise ConfigError(wrong, own[wrong], "is no setting with a number", f"set one of {', '.join(known)}")
+    for wrong in [name for name in names if name not in FAULTS]:
+        raise ConfigError("mismatch", wrong, "is no fault", f"choose from {', '.join(FAULTS)}")
+    seeds = int(own.pop("seeds", "1"))
+    size = Size(**{key: int(value) for key, value in own.items()})
     for seed in range(seeds):
         for name in names:
-            path = _path(name, seed, size.steps)
+            path = _path(name, seed, size)
             if not path.exists():
                 say(f"{name}, seed {seed}: {FAULTS[name].about} ...")
                 write_json(path, run_arm(name, size, seed=seed))
 
     arms = {}
     for name in FAULTS:
-        paths = [_path(name, seed, size.steps) for seed in range(seeds)]
+        paths = [_path(name, seed, size) for seed in range(seeds)]
         if all(path.exists() for path in paths):
             arms[name] = [json.loads(path.read_text()) for path in paths]
     if "none" not in arms:
@@ -59,7 +67,6 @@ def main(given: list[str]) -> dict[str, Any]:
         "command": " ".join(["python -m experiments.mismatch", *given]),
     }
     result |= {key: git_state()[key] for key in ("commit", "dirty")} | {"machine": machine()}
-    out = Path(own.get("out", RESULTS))
     write_json(out / "mismatch.json", result)
     draw(arms, out / "mismatch.png")
     print(table(found))
@@ -67,8 +74,8 @@ def main(given: list[str]) -> dict[str, Any]:
     return result
 
 
-def _path(name: str, seed: int, steps: int) -> Path:
-    return RUNS / f"{name}_{steps}_seed{seed}.json"
+def _path(name: str, seed: int, size: "Size") -> Path:
+    return RUNS / "_".join(map(str, astuple(size))) / f"{name}_seed{seed}.json"
 
 
 def _curves(run: dict[str, Any]) -> dict[str, list[float]]:

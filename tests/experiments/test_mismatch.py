@@ -57,8 +57,8 @@ def look() -> dict[str, Any]:
 
     true = {name: p.detach().clone() for name, p in state.module.named_parameters()}
     for name in ("fp8", "bf16"):
-        held = dict(engines[name].inner.whole.module.named_parameters()) if name == "fp8" else None
-        held = held or dict(engines[name].whole.module.named_parameters())
+        inside = getattr(engines[name], "inner", engines[name])
+        held = dict(inside.whole.module.named_parameters())
         chosen = ("decoder.layers.1.mlp.shared_experts.linear_fc1.weight", "decoder.layers.1.mlp.router.weight")
         found[name] = {each: (true[each].numpy(), held[each].detach().float().numpy()) for each in chosen}
         found[f"{name} types"] = {str(p.dtype) for p in held.values()}
