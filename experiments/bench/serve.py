@@ -26,7 +26,7 @@ from infra.errors import R1Error
 from infra.progress import say
 
 CLIENTS, ROUNDS, NEW = 64, 5, 256
-PEER_ROUNDS, PEER_NEW = 2, 32
+PEER_ROUNDS, PEER_NEW = 3, 32
 "transformers answers one request at a time where its continuous batching does not work: minutes for more."
 START_S, ROUND_S = 300.0, 900.0
 
@@ -49,11 +49,11 @@ def prompts() -> list[str]:
     return [f"User: Make {10 + i} from 3, 5, 8.\nAssistant:" for i in range(CLIENTS)]
 
 
-def load(port: int, model: str, new: int, extra: dict[str, object]) -> Load:
+def load(port: int, model: str, new: int, extra: dict[str, object], clients: int = CLIENTS) -> Load:
     """All clients at once, each with one question. Raises R1Error where one does not get all its tokens."""
     bodies = [
         {"model": model, "prompt": prompt, "max_tokens": new, "temperature": 1.0, "stream": True} | extra
-        for prompt in prompts()
+        for prompt in prompts()[:clients]
     ]
 
     async def all_at_once() -> tuple[float, list[tuple[float, int]]]:
@@ -64,7 +64,7 @@ def load(port: int, model: str, new: int, extra: dict[str, object]) -> Load:
     seconds, seen = asyncio.run(all_at_once())
     if any(tokens != new for _, tokens in seen):
         raise R1Error(f"bench: a client got {min(tokens for _, tokens in seen)} of {new} tokens")
-    return Load(CLIENTS * new / seconds, [first for first, _ in seen])
+    return Load(clients * new / seconds, [first for first, _ in seen])
 
 
 async def _client(port: int, body: dict[str, object]) -> tuple[float, int]:
@@ -152,11 +152,12 @@ def run_peer() -> Result:
             command += ["--host", "127.0.0.1", "--port", str(peer_port), *([mode] if mode else [])]
             try:
                 with _process(command, peer_port, folder / "peer.log"):
-                    rounds = []
-                    for number in range(PEER_ROUNDS + 1):
-                        pair = ours_load(port, PEER_NEW), load(peer_port, str(model), PEER_NEW, {})
-                        if number:
-                            rounds.append(pair)
+                    load(peer_port, str(model), PEER_NEW, {}, clients=2)
+                    ours_load(port, PEER_NEW)
+                    rounds = [
+                        (ours_load(port, PEER_NEW), load(peer_port, str(model), PEER_NEW, {}))
+                        for _ in range(PEER_ROUNDS)
+                    ]
                 break
             except (R1Error, TimeoutError, OSError) as error:
                 problems.append(f"{mode or 'plain'}: {type(error).__name__}: {error}"[:300])
