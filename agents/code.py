@@ -28,6 +28,8 @@ class SandboxExecutor:
         self.cfg = cfg
         self.state: dict[str, Any] = {}
         "smolagents reads _print_outputs here where an action has failed."
+        self.broken: R1Error | None = None
+        "Why no code can be run at all. smolagents tells the model whatever an executor raises, and goes on."
         self._session: Session | None = None
 
     def send_tools(self, tools: dict[str, Any]) -> None:
@@ -45,7 +47,11 @@ class SandboxExecutor:
         """Run an action; -> smolagents' CodeOutput. An action that fails raises ToolError, which the model is told."""
         from smolagents.local_python_executor import CodeOutput
 
-        done = self._session.run(code_action)
+        try:
+            done = self._session.run(code_action)
+        except R1Error as error:
+            self.broken = error
+            raise
         logs = as_data(done.printed, "printed") if done.printed else ""
         self.state["_print_outputs"] = logs
         if done.error:
@@ -82,10 +88,14 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
     smolagents = need("smolagents")
     openai = need("openai")
 
+    executor = SandboxExecutor(cfg.session)
+
     class Model(smolagents.OpenAIModel):
         """smolagents' client of OpenAI's protocol, under the budget."""
 
         def generate(self, messages: list, stop_sequences: list[str] | None = None, **given: Any) -> Any:
+            if executor.broken:
+                raise executor.broken
             with budget.call(endpoint.cfg.max_tokens, endpoint.cfg.timeout_s) as call:
                 given |= {"max_tokens": call.max_tokens, "timeout": call.timeout_s / (endpoint.cfg.retries + 1)}
                 said = super().generate(messages, stop_sequences, **given)
@@ -115,7 +125,6 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
         retry=False,
         temperature=endpoint.cfg.temperature,
     )
-    executor = SandboxExecutor(cfg.session)
     agent = smolagents.CodeAgent(
         tools=[made(name, *rest) for name, rest in tools.items()],
         model=model,
@@ -137,6 +146,8 @@ def answer(question: str, endpoint: Endpoint, budget: Budget, cfg: AgentsConfig,
     finally:
         executor.cleanup()
         model.client.close()
+    if executor.broken:
+        raise executor.broken
     if result.state != "success":
         raise LimitReached(f"the limit of {cfg.steps} steps is reached; set steps higher")
     return str(result.output)
