@@ -7,7 +7,7 @@ from enum import Enum
 from infra.errors import ConfigError
 
 STAGES = ("pretrain", "zero", "ppo", "dpo", "evaluate", "reproduce", "cold_start", "reasoning", "rejection", "sft")
-STAGES += ("all_scenarios", "distill", "r1", "reward_model", "rlaif", "long2short", "claim")
+STAGES += ("all_scenarios", "distill", "r1", "reward_model", "rlaif", "long2short", "captions", "claim")
 "Commands that can be a job: those that work on several processes."
 
 
