@@ -207,7 +207,7 @@ def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.C
     axis = alt.Axis(format={"tokens": "~s", "clock": "~g"}.get(x, "d"), tickCount=6, grid=False)
     base = alt.Chart().encode(x=alt.X("x:Q", title=TITLES[x], axis=axis))
     look = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=300, columns=2, **look)
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=150, columns=2, **look)
     if len(runs) == 1:
         shown = legend if len(series) > 1 else None
         base = base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))
