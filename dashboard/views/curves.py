@@ -6,8 +6,7 @@ from dashboard import choice, controls, figures, reference
 from dashboard.points import Figure
 from dashboard.shown import notice, plain
 
-AT_A_TIME = 24
-"Charts of one look; the rest is found by name."
+AT_A_TIME = 24  # charts of one look; the rest is found by name (Streamlit would show a text that stands alone)
 
 
 def chosen(parts: dict[str, list[Figure]]) -> list[Figure]:
