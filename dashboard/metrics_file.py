@@ -1,5 +1,7 @@
 """A run's metrics.jsonl as columns, read on from where the last look ended: a live run costs its new lines only."""
 
+import contextlib
+import errno
 import io
 import json
 import math
@@ -114,6 +116,23 @@ class MetricsCache:
             while total > self.limit and len(self.files) > 1:
                 total -= self.files.popitem(last=False)[1].columns.bytes
         return columns
+
+    def read_ahead(self, paths: Iterable[Path], store: Path) -> None:
+        """Read the files in the background; those that cannot be read, or lie outside of the store, are left."""
+
+        def work() -> None:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    self.read(inside(path, store))
+
+        threading.Thread(target=work, name="read ahead", daemon=True).start()
+
+
+def inside(path: Path, store: Path) -> Path:
+    """The path itself; PermissionError when it is a link that leads out of the store."""
+    if not path.resolve().is_relative_to(store.resolve()):
+        raise PermissionError(errno.EACCES, "a link out of the run store", str(path))
+    return path
 
 
 def parse(block: bytes) -> tuple[dict[str, np.ndarray], int]:

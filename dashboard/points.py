@@ -8,9 +8,9 @@ import pandas as pd
 
 FEW = 40
 "A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
-CHART_POINTS = 6000
+CHART_POINTS = 2400
 "Points of one chart that are sent to the browser, shared by its lines; more are thinned, peaks kept."
-MOST, LEAST = 800, 120
+MOST, LEAST = 400, 100
 "Of one line."
 AXES = {"step": "step", "tokens": "tokens seen", "clock": "hours since the first step"}
 COLUMNS = ["run", "series", "x", "step", "value", "smooth", "few"]

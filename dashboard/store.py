@@ -5,7 +5,6 @@ runs, states and names that have no folder here. A run's key is its folder relat
 its MLflow name and id; pages look keys up among the known runs and never open a path that came from a URL.
 """
 
-import errno
 import functools
 import json
 import os
@@ -22,6 +21,7 @@ import streamlit as st
 from dashboard import metrics_file, mlflow_read, tail
 from dashboard import sample_files as kept
 from dashboard.config_diff import group_of
+from dashboard.metrics_file import inside
 from dashboard.tail import Tail
 
 KINDS, Unreadable = kept.KINDS, kept.Unreadable
@@ -249,6 +249,11 @@ def tail_of(run: Run) -> Tail:
     return Tail(step=int(columns.values["step"][-1]) if len(columns.values["step"]) else None)
 
 
+def read_ahead(runs: Iterable[Run]) -> None:
+    """Read in the background what a reader is likely to look at next; what goes wrong is said when he does."""
+    _metrics_files().read_ahead([run.folder / "metrics.jsonl" for run in runs if run.folder], root())
+
+
 @st.cache_resource(show_spinner=False)
 def _metrics_files() -> metrics_file.MetricsCache:
     return metrics_file.MetricsCache()
@@ -267,13 +272,6 @@ def sample_files(run: Run, kind: str) -> dict[int, Path]:
 def samples(path: Path, columns: Sequence[str] | None = None, *, question: str | None = None) -> pd.DataFrame:
     """Answers of one step, see dashboard/sample_files.py."""
     return kept.read(path, columns, question=question)
-
-
-def inside(path: Path, store: Path) -> Path:
-    """The path itself; PermissionError when it is a link that leads out of the store."""
-    if not path.resolve().is_relative_to(store.resolve()):
-        raise PermissionError(errno.EACCES, "a link out of the run store", str(path))
-    return path
 
 
 def _modified(path: Path) -> float | None:

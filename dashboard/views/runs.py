@@ -168,3 +168,4 @@ if store.known().runs:
     filters()
 choice.live(table, always=True)
 compare()
+store.read_ahead(choice.picked())
