@@ -37,7 +37,7 @@ def rate_against_base(rates: pd.DataFrame, base: dict[str, tuple[float, float, f
         alt.Chart().mark_circle(color=colour, size=55, opacity=1).encode(x=x, y=y, tooltip=tips),
     ]
     band = " (grey: the start's own rate)" if rule in base else ""
-    return made(alt.layer(*layers), data, f"{rule}{band}", 240)
+    return made(alt.layer(*layers), data, f"{rule}{band}", 280)
 
 
 def violation_map(data: pd.DataFrame) -> Chart:
@@ -62,7 +62,7 @@ def _map(data: pd.DataFrame, rows: str, order: list, colour: alt.Color, title: s
     tips = [alt.Tooltip(kinds.get(name, f"{name}:Q"), **({} if name in kinds else {"format": ".4~g"})) for name in data]
     y = alt.Y(rows, sort=order, title=rows.partition(":")[0], axis=alt.Axis(labelOverlap=True))
     chart = alt.Chart().mark_rect().encode(x=alt.X("step:O", title="step", axis=axis), y=y, color=colour, tooltip=tips)
-    return made(chart, data, title, min(420, max(150, 16 * len(order) + 60)))
+    return made(chart, data, title, min(480, 22 * len(order) + 130))
 
 
 def bias_lines(data: pd.DataFrame, layer: str) -> Chart:
@@ -77,14 +77,15 @@ def bias_lines(data: pd.DataFrame, layer: str) -> Chart:
             tooltip=["step:Q", "expert:N", alt.Tooltip("bias:Q", format=".5f"), alt.Tooltip("drift:Q", format="+.5f")],
         )
     )
-    return made(chart, data, f"Drift of the router's bias, {layer}: a line an expert", 240)
+    return made(chart, data, f"Drift of the router's bias, {layer}: a line an expert", 300)
 
 
 def bars(data: pd.DataFrame, title: str, unit: str, *, limit: float | None = None, form: str = ".3~s") -> Chart:
     """Rows name, value, in their order, each bar with its figure; limit: a dashed line at what there is room for."""
     order = list(data["name"])
-    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=220))
-    x = alt.X("value:Q", title=unit, axis=alt.Axis(format=".2~s", tickCount=5))
+    y = alt.Y("name:N", sort=order, title=None, axis=alt.Axis(labelLimit=220, labelOverlap=False))
+    room = 1.2 * max(float(data["value"].max()), limit or 0.0)  # for the figures behind the bars
+    x = alt.X("value:Q", title=unit, axis=alt.Axis(format=".2~s", tickCount=5), scale=alt.Scale(domain=[0, room]))
     base = alt.Chart().encode(y=y, x=x)
     layers = [
         base.mark_bar(color=BLUE).encode(tooltip=["name:N", alt.Tooltip("value:Q", format=".5~g")]),
@@ -95,7 +96,7 @@ def bars(data: pd.DataFrame, title: str, unit: str, *, limit: float | None = Non
         layers.append(
             alt.Chart().mark_rule(color=ORANGE, strokeDash=[6, 3], strokeWidth=2).encode(x=alt.X("mean(limit):Q"))
         )
-    return made(alt.layer(*layers), data, title, max(120, 30 * len(order) + 50))
+    return made(alt.layer(*layers), data, title, 34 * len(order) + 110)
 
 
 def fp8_intervals(data: pd.DataFrame) -> Chart:
@@ -116,4 +117,4 @@ def fp8_intervals(data: pd.DataFrame) -> Chart:
         alt.Chart().mark_rule(color=ORANGE, strokeDash=[6, 3]).encode(x="lower:Q"),
     ]
     data = data.assign(lower=-data["limit"])
-    return made(alt.layer(*layers), data, "Loss in FP8 against the reference, least to most of the seeds", 200)
+    return made(alt.layer(*layers), data, "Loss in FP8 against the reference, least to most of the seeds", 240)

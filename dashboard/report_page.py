@@ -4,8 +4,10 @@ Whatever a model or a stranger wrote is escaped, and the page's own policy forbi
 that a slip in the escaping would show and not run.
 """
 
+import hashlib
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
@@ -172,8 +174,14 @@ def drawn(frames: dict[str, pd.DataFrame], names: list[str]) -> Iterator[str]:
 
 def svgs(made: Iterable[charts.Chart | None]) -> str:
     """Charts side by side; the pictures' own texts are escaped by Vega."""
-    pictures = [export.made(chart, "SVG").decode() for chart in made if chart is not None]
+    pictures = [own_ids(export.made(chart, "SVG").decode(), chart.title) for chart in made if chart is not None]
     return f'<div class="charts">{"".join(f"<div>{picture}</div>" for picture in pictures)}</div>'
+
+
+def own_ids(svg: str, title: str) -> str:
+    """The picture with ids that no other one on the page has: each calls its first clipping clip0."""
+    own = hashlib.sha256(title.encode()).hexdigest()[:10]
+    return re.sub(r'(\bid="|url\(#)(?=[\w-]+["\)])', rf"\g<1>i{own}-", svg)
 
 
 def expert_maps(run: store.Run) -> Iterator[str]:

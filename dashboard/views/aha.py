@@ -9,11 +9,10 @@ from dashboard.answer_filter import result
 from dashboard.shown import card, marked, notice, plain, show_cards, text_block
 from rl.aha import MEANING, RULES, judge
 
-STEPS = 40
-"Steps that are judged, evenly spread: each answer of them."
+# Comments, as Streamlit shows a text that stands alone.
+STEPS = 40  # that are judged, evenly spread: each answer of them
 DRAWN = 6
-AROUND = 700
-"Characters around what a rule found that a card shows."
+AROUND = 700  # characters around what a rule found that a card shows
 
 
 def percent(value: float | None) -> str:
@@ -29,12 +28,12 @@ def table(now: pd.DataFrame, start: pd.DataFrame | None, step: int) -> pd.DataFr
         rows.append(
             {
                 "rule": rule,
-                "met when": MEANING[rule],
                 "start (step 0)": rates.told(base),
                 f"step {step}": rates.told(one),
                 "so": rates.compared(one, base) if one and base else "-",
                 "of these ended right": percent(one.right_share if one else None),
                 "start's ended right": percent(base.right_share if base else None),
+                "met when": MEANING[rule],
             }
         )
     return pd.DataFrame(rows)
@@ -89,8 +88,8 @@ st.caption(
     "and their rate is held against that of the model the run started from. No reward reads them."
 )
 runs = {run.key: run for run in choice.picked_or_stop()}
-top = st.columns([2, 1, 2], gap="large", vertical_alignment="bottom")
-run = runs[top[0].selectbox("Run", list(runs)) if len(runs) > 1 else next(iter(runs))]
+top = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+run = runs[top.selectbox("Run", list(runs), width=320) if len(runs) > 1 else next(iter(runs))]
 seen = {kind: store.sample_files(run, kind) for kind in store.KINDS}
 choice.live(watch)
 available = [kind for kind in ("held-out", "training") if seen[kind]]
@@ -99,7 +98,7 @@ if not available:
     st.stop()
 kind = available[0]
 if len(available) > 1:
-    kind = top[1].segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
+    kind = top.segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
 files = seen[kind]
 looked = told.spread(list(files), STEPS)
 judged = {}

@@ -42,7 +42,7 @@ if not models:
     st.info(f"No run here says where it comes from. {choice.MAKE_DATA} `make r1` makes all stages of R1.")
     st.stop()
 
-picked = {run.key for run in choice.picked()}
+picked = [run.key for run in choice.picked()]
 related = {name for name, model in models.items() if model.run in picked}
 for name in list(related):
     related |= set(family.ancestors(models, name))

@@ -11,8 +11,7 @@ from dashboard.points import Figure
 from dashboard.shown import card, notice, plain, show_block, show_cards, show_text, text_block
 
 VIEWS = ("one step", "one question", "two steps")
-FOLLOWED = 24
-"Steps of one question that are shown at a time."
+FOLLOWED = 24  # steps of one question that are shown at a time (a text below would be shown on the page)
 
 
 def choose_step(files: dict, key: str = "step", label: str = "Step", first: bool = False) -> int:
@@ -29,13 +28,13 @@ def choose_step(files: dict, key: str = "step", label: str = "Step", first: bool
 
 def choose_filter() -> Filter:
     """The filters, all part of the address."""
-    left, middle, right = st.columns([3, 4, 4], vertical_alignment="bottom")
-    wanted = left.segmented_control("Answers", RESULTS, default="all", required=True, key="result", bind="query-params")
-    words = middle.text_input("Containing", key="contains", bind="query-params", placeholder="text in the answer")
-    with right.container(horizontal=True):
-        regex = st.toggle("Regular expression", key="regex", bind="query-params")
-        checks = st.toggle("With a self-check", key="checks", bind="query-params")
-        mixed = st.toggle("Mixed languages", key="mixed", bind="query-params")
+    bound = {"bind": "query-params"}
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        wanted = st.segmented_control("Answers", RESULTS, default="all", required=True, key="result", **bound)
+        words = st.text_input("Containing", key="contains", placeholder="text in the answer", width=260, **bound)
+        regex = st.toggle("Regular expression", key="regex", **bound)
+        checks = st.toggle("With a self-check", key="checks", **bound)
+        mixed = st.toggle("Mixed languages", key="mixed", **bound)
     return Filter(result=wanted, self_check=checks, mixed=mixed, contains=words, regex=regex)
 
 
@@ -257,8 +256,8 @@ def watch() -> None:
 
 st.title("Samples")
 runs = {run.key: run for run in choice.picked_or_stop()}
-top = st.columns([2, 1, 2], gap="large", vertical_alignment="bottom")
-run = runs[top[0].selectbox("Run", list(runs)) if len(runs) > 1 else next(iter(runs))]
+top = st.container(horizontal=True, vertical_alignment="bottom", gap="medium")
+run = runs[top.selectbox("Run", list(runs), width=320) if len(runs) > 1 else next(iter(runs))]
 seen = {kind: store.sample_files(run, kind) for kind in store.KINDS}
 choice.live(watch)
 available = [kind for kind in store.KINDS if seen[kind]]
@@ -270,7 +269,7 @@ if not available:
     st.stop()
 kind = available[0]
 if len(available) > 1:
-    kind = top[1].segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
+    kind = top.segmented_control("Questions", available, default=kind, required=True, key="of", bind="query-params")
 files = seen[kind]
-view = top[2].segmented_control("View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params")
+view = top.segmented_control("View", VIEWS, default=VIEWS[0], required=True, key="view", bind="query-params")
 {"one step": one_step, "one question": one_question, "two steps": two_steps}[view]()
