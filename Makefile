@@ -11,7 +11,7 @@ help:
 	@echo "make quick       R1-Zero on the released base (5 minutes)"
 	@echo "make r1          all of R1 on the released base: four stages and a distilled student"
 	@echo "make claims      every claim of the papers over five seeds, the cheapest first (seven hours on 2 cores); goes on where it was"
-	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
+	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow;  make bench-dashboard  its speed"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
 	@echo "make gpu-check   on a machine with an H100 or H200: BF16 against FP8, a GRPO step, decoding; writes a JSON"
 	@echo "make setup       only the environment (GPU=1 adds Transformer Engine, AGENTS=1 smolagents and LangGraph);  make vllm-env  vLLM's own, for rollouts"
