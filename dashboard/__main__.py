@@ -26,6 +26,7 @@ def main(words: list[str]) -> None:
 
     flags = {"server.address": asked.address, "server.port": asked.port, "server.headless": "true"}
     flags |= {"server.fileWatcherType": "none", "browser.gatherUsageStats": "false"}
+    flags |= {"runner.magicEnabled": "false"}  # a sentence under a constant is no part of the page
     print(f"dashboard: http://{asked.address}:{asked.port}  (Ctrl-C ends it)", flush=True)
     app = Path(__file__).with_name("app.py")
     sys.argv = ["streamlit", "run", str(app), *(f"--{name}={value}" for name, value in flags.items()), *more]

@@ -110,10 +110,14 @@ def spread(data: pd.DataFrame, figure: Figure, *, limit: float | None = None) ->
         return None
     spec = _bands(figure, *_names(list(dict.fromkeys(data["run"])), figure, data), Look(), "answers")
     if limit is not None:
-        at = {"y": {"datum": limit, "type": "quantitative"}}
-        rule = {"mark": {"type": "rule", "strokeDash": [2, 3], "strokeWidth": 1.5, "color": GREY}, "encoding": at}
+        at, once = {"y": {"datum": limit, "type": "quantitative"}}, {"values": [{}]}
+        rule = {
+            "data": once,
+            "mark": {"type": "rule", "strokeDash": [2, 3], "strokeWidth": 1.5, "color": GREY},
+            "encoding": at,
+        }
         word = {"type": "text", "align": "left", "dx": 4, "dy": -6, "color": GREY, "text": f"limit {limit:g}"}
-        name = {"mark": word, "encoding": at | {"x": {"value": 0}}}
+        name = {"data": once, "mark": word, "encoding": at | {"x": {"value": 0}}}
         spec = spec | {"layer": [*spec["layer"], rule, name]}
     return Chart(data, spec, figure.title)
 
@@ -207,7 +211,7 @@ def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.C
     axis = alt.Axis(format={"tokens": "~s", "clock": "~g"}.get(x, "d"), tickCount=6, grid=False)
     base = alt.Chart().encode(x=alt.X("x:Q", title=TITLES[x], axis=axis))
     look = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=300, columns=2, **look)
+    legend = alt.Legend(orient="bottom", title=None, labelLimit=150, columns=2, **look)
     if len(runs) == 1:
         shown = legend if len(series) > 1 else None
         base = base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))

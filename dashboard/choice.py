@@ -62,7 +62,7 @@ def seed_groups() -> dict[str, list[str]]:
         by_group.setdefault(run.group or run.key, []).append(run.key)
     named = {}
     for keys in by_group.values():
-        named[keys[0] if len(keys) == 1 else f"{keys[0]} + {len(keys) - 1} more seeds"] = keys
+        named[keys[0] if len(keys) == 1 else f"{keys[0]}, {len(keys)} seeds"] = keys
     return named
 
 

@@ -6,7 +6,7 @@ from dashboard import choice, controls, figures, reference
 from dashboard.points import Figure
 from dashboard.shown import notice, plain
 
-AT_A_TIME = 24  # charts of one look; the rest is found by name (Streamlit would show a text that stands alone)
+AT_A_TIME = 24  # charts; the rest is found by name
 
 
 def chosen(parts: dict[str, list[Figure]]) -> list[Figure]:

@@ -138,7 +138,7 @@ def test_curves_axis_scale_and_seeds_are_in_the_address(runs: Path) -> None:
     assert not app.exception
     drawn = specs(app)
     assert "hours since the first step" in drawn and '"type": "log"' in drawn.replace('":"', '": "')
-    assert "area" in drawn and "s1/zero + 1 more seeds" in drawn and "s2/zero" not in drawn
+    assert "area" in drawn and "s1/zero, 2 seeds" in drawn and "s2/zero" not in drawn
     app.button_group(key="seeds").set_value("each run").run()
     assert "s2/zero" in specs(app)
 
