@@ -10,7 +10,7 @@ help:
 	@echo "make reproduce   everything from nothing: base, R1-Zero, table, figures (15 minutes on 2 cores)"
 	@echo "make quick       R1-Zero on the released base (5 minutes)"
 	@echo "make r1          all of R1 on the released base: four stages and a distilled student"
-	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow"
+	@echo "make dashboard   look at runs in the browser;  make mlflow  the same in MLflow;  make bench-dashboard  its speed"
 	@echo "make test        all tests and checks;  make lint  the checks;  make bench  speed against others"
 	@echo "make gpu-check   on a machine with an H100 or H200: BF16 against FP8, a GRPO step, decoding; writes a JSON"
 	@echo "make setup       only the environment (GPU=1 adds Transformer Engine, AGENTS=1 smolagents and LangGraph);  make vllm-env  vLLM's own, for rollouts"

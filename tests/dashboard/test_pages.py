@@ -14,7 +14,7 @@ PAGES = ("runs", "curves", "thinking", "samples")
 
 
 def open_page(page: str, **params: object) -> AppTest:
-    app = AppTest.from_file(str(APP), default_timeout=60)
+    app = AppTest.from_file(str(APP), default_timeout=300)
     for name, value in params.items():
         app.query_params[name] = value
     return app.switch_page(f"views/{page}.py").run() if page != "runs" else app.run()
