@@ -12,16 +12,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import pandas as pd
 from streamlit import logger
 
 from infra.errors import ConfigError, R1Error
 from infra.files import write_text
-
-if TYPE_CHECKING:
-    from experiments.config import Config
+from infra.report_config import ReportConfig
 
 logger.set_log_level("ERROR")  # or it would warn that no server runs
 
@@ -48,7 +46,13 @@ td, th {border: 1px solid #ddd; padding: .25rem .6rem; text-align: left; overflo
 </style>"""
 
 
-def write(cfg: "Config") -> None:
+class HasReport(Protocol):
+    """What is read of all settings, whose own module would bring torch."""
+
+    report: ReportConfig
+
+
+def write(cfg: HasReport) -> None:
     """`r1 report`. Raises ConfigError for a run that is not there, R1Error for a file that cannot be written."""
     runs = find(cfg.report.run)
     out = Path(cfg.report.out)

@@ -185,7 +185,7 @@ def test_samples_filters_and_opens_the_address(runs: Path) -> None:
     assert "1 of 8 answers fit, to 1 of 2 questions" in shown(app)
     app.button_group(key="result").set_value("cut").run()
     assert "2 of 8 answers fit" in shown(app)
-    app.toggle[0].set_value(True).run()
+    app.toggle(key="checks").set_value(True).run()
     assert "No answer of this step fits" in shown(app)
     assert not app.exception
 
