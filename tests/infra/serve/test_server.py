@@ -256,6 +256,23 @@ def test_many_clients_at_once_get_all_their_tokens(served) -> None:
     assert served.figure("r1_running") == served.figure("r1_waiting") == 0
 
 
+def test_agents_run_over_the_served_model(served, tmp_path):
+    """The plumbing under smolagents, LangGraph and the patterns; what the tiny model answers is what it is."""
+    from agents.config import AgentsConfig, BudgetConfig, EndpointConfig, Kind
+    from agents.run import run
+
+    cfg = AgentsConfig(
+        endpoint=EndpointConfig(url=served.url, max_tokens=24), questions=1, steps=2, short=True,
+        kinds=[Kind.plain, Kind.code, Kind.supervisor, Kind.parallel], budget=BudgetConfig(calls=4),
+    )  # fmt: skip
+    assert run(cfg, tmp_path) == 0
+    kinds = json.loads((tmp_path / "agents.json").read_text())["kinds"]
+    assert kinds.keys() == {"plain", "code", "supervisor", "parallel"}
+    for kind in kinds.values():
+        assert all(1 <= answer["calls"] <= 4 for answer in kind["answers"])
+        assert kind["answers"][0]["tokens"] > 0
+
+
 def test_told_to_stop_it_takes_nothing_new_and_ends_what_runs(served) -> None:
     """The last test here: the server is gone after it."""
     stream = served.chat(stream=True, n=4, max_tokens=300, temperature=1, extra_body={"ignore_eos": True})
