@@ -58,7 +58,7 @@ def test_browser_shows_a_live_run_and_keeps_hostile_text_as_text(tmp_path: Path)
         filtered.close()
 
         page.goto(f"{address}/curves?run={quote('reproduce/zero', safe='')}&metric=rl%2Fkl")
-        chart = page.locator("[data-testid=stVegaLiteChart] canvas").first
+        chart = page.locator("[data-testid=stVegaLiteChart] svg.marks").first
         expect(chart).to_be_visible()
         bench.drawn(page)
         before = chart.screenshot()

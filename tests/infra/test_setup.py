@@ -110,18 +110,18 @@ def test_what_is_set_up_is_left_alone_until_the_lock_changes(tree: Path) -> None
 
 
 def test_an_unknown_kind_is_refused(tree: Path) -> None:
-    assert "choose base, dev, gpu or vllm" in setup(tree, "all").stderr
+    assert "choose base, dev, agents, gpu or vllm" in setup(tree, "all").stderr
 
 
 def test_locks_are_hashed_name_no_index_and_agree() -> None:
     pins = {}
-    for kind in ("base", "dev", "gpu", "vllm"):
+    for kind in ("base", "dev", "agents", "gpu", "vllm"):
         text = (PROJECT / f"requirements/{kind}.txt").read_text()
         assert "://" not in text and "--index-url" not in text
         blocks = HASHED.findall(text)
         assert len(blocks) == len(re.findall(r"^[a-z0-9]", text, re.M)), "a requirement has no hash"
         pins[kind] = {(name, version) for name, version, _ in blocks}
-    assert pins["base"] <= pins["dev"] and pins["base"] <= pins["gpu"]
+    assert pins["base"] <= pins["gpu"] and pins["base"] <= pins["agents"] <= pins["dev"]
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     named = {re.split(r"[=<>\[ ]", text)[0] for text in project["dependencies"]}
     assert named <= {name for name, _ in pins["base"]}

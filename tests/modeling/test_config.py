@@ -86,8 +86,14 @@ def test_every_shared_field_survives_the_way_through_hf():
     )  # fmt: skip
     default = ModelConfig()
     dense = {"family", "num_key_value_heads", "head_dim", "tie_word_embeddings"}  # the next test's
-    how = {"scoring_func", "experts", "modules", "fp8"}  # the first decides the model type; the others are no shape
-    ours = dense | how | {"head"}  # which has its own in tests/modeling/test_score_head.py
+    how = {
+        "scoring_func",
+        "experts",
+        "modules",
+        "fp8",
+        "vision",
+    }  # the first decides the model type; the others are no shape
+    ours = dense | how | {"head"}  # head and vision have their own, test_score_head.py and test_vision.py
     for field in dataclasses.fields(ModelConfig):
         same = getattr(changed, field.name) == getattr(default, field.name)
         assert same == (field.name in ours), f"{field.name}: give it another value here"

@@ -208,7 +208,9 @@ def test_waiting_prompts_take_the_places_of_finished_rows(generator, monkeypatch
 
 def test_a_prompt_asked_many_times_is_read_once(generator, monkeypatch):
     read, prefill = [], generator.decoder.prefill
-    monkeypatch.setattr(generator.decoder, "prefill", lambda texts: read.extend(texts) or prefill(texts))
+    monkeypatch.setattr(
+        generator.decoder, "prefill", lambda texts, *images: read.extend(texts) or prefill(texts, *images)
+    )
     first, second = rows([6, 9])
     drawn = answers(generator, [first, second] * 8, setting())
     assert sorted(read, key=len) == [first, second]

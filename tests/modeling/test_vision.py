@@ -67,10 +67,10 @@ def test_merge_by_hand():
 
 
 def test_equal_prompts_with_different_images_are_different_prompts(model):
-    ask = dict(seeds=[1, 2, 3], stop_ids=set())
-    sampling = SamplingConfig(max_response_tokens=3, temperature=0.0)
+    ask = dict(seeds=[1, 1, 1], stop_ids=set())
+    sampling = SamplingConfig(max_response_tokens=3, temperature=1.0)
     together = Generator(model, SEES).generate([PROMPT] * 3, sampling, images=[ONE, OTHER, ONE], **ask)
-    alone = Generator(model, SEES).generate([PROMPT], sampling, images=[OTHER], seeds=[2], stop_ids=set())[0]
+    alone = Generator(model, SEES).generate([PROMPT], sampling, images=[OTHER], seeds=[1], stop_ids=set())[0]
     assert together[0].tokens == together[2].tokens
     np.testing.assert_allclose(together[1].logprobs, alone.logprobs, atol=1e-4)
     assert abs(together[0].logprobs[0] - alone.logprobs[0]) > 1e-4
@@ -125,7 +125,9 @@ def test_weights_are_those_that_a_folder_is_expected_to_hold(kind, monkeypatch):
 def test_published_weights_give_transformers_features(kind, monkeypatch, tmp_path):
     from transformers import CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-    shape = replace(VISIONS[Vision.tiny], kind=kind, height=16, width=16, num_layers=2)
+    shape = replace(
+        VISIONS[Vision.tiny], kind=kind, height=16, width=16, num_layers=2, eps=1e-6 if kind == "siglip" else 1e-5
+    )
     monkeypatch.setitem(vision_config.VISIONS, Vision.tiny, shape)
     settings = dict(hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4)
     settings |= dict(image_size=16, patch_size=8, initializer_range=0.2)

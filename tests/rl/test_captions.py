@@ -98,10 +98,14 @@ def test_captions_train_language_model_and_eyes_and_read_pictures(seeing):
     logged = [json.loads(line) for line in (seeing / "metrics.jsonl").read_text().splitlines()]
     assert sum("train/loss" in line for line in logged) == 2
     assert [line["eval/caption_accuracy"] for line in logged if "eval/caption_accuracy" in line] == [0.0, 0.0]
-    assert checkpoint.model_config(seeing).vision is Vision.tiny
+    assert checkpoint.model_config(seeing / "model").vision is Vision.tiny
     tokenizer = Tokenizer.load(seeing / "model")
     state = build_state(
-        checkpoint.model_config(seeing), OptimizerConfig(), ParallelConfig(), stage="x", init_from=seeing
+        checkpoint.model_config(seeing / "model"),
+        OptimizerConfig(),
+        ParallelConfig(),
+        stage="x",
+        init_from=seeing / "model",
     )
     engine = LocalEngine(state.module, state.model_cfg, tokenizer, SamplingConfig(max_response_tokens=4), seed=0)
     prompt = engine.prompt_ids(CountdownImage().train_question(0))
@@ -110,10 +114,12 @@ def test_captions_train_language_model_and_eyes_and_read_pictures(seeing):
 
 
 def test_a_checkpoint_brings_back_eyes_and_their_optimiser(seeing, tmp_path):
-    cfg, tokenizer = checkpoint.model_config(seeing), Tokenizer.load(seeing / "model")
+    cfg, tokenizer = checkpoint.model_config(seeing / "model"), Tokenizer.load(seeing / "model")
 
     def state():
-        return build_state(cfg, OptimizerConfig(lr=1e-3), ParallelConfig(), stage="captions", init_from=seeing)
+        return build_state(
+            cfg, OptimizerConfig(lr=1e-3), ParallelConfig(), stage="captions", init_from=seeing / "model"
+        )
 
     one, other = state(), state()
     engine = LocalEngine(one.module, cfg, tokenizer, SamplingConfig(max_response_tokens=4), seed=0)
@@ -134,7 +140,7 @@ def test_a_checkpoint_brings_back_eyes_and_their_optimiser(seeing, tmp_path):
 
 def test_joint_rl_on_pictures_and_text(seeing, tmp_path):
     model = zero.run(
-        seeing,
+        seeing / "model",
         parallel_cfg=ParallelConfig(),
         task_cfg=JOINT,
         reward=RewardConfig(length=0.5),
@@ -153,7 +159,7 @@ def test_joint_rl_on_pictures_and_text(seeing, tmp_path):
     assert asked == {"countdown", "countdown_image"}
     before, after = (
         build_state(checkpoint.model_config(p), OptimizerConfig(), ParallelConfig(), stage="x", init_from=p).module
-        for p in (seeing, model)
+        for p in (seeing / "model", model)
     )
     assert not torch.equal(before.vision.encoder.conv1.weight, after.vision.encoder.conv1.weight)
 

@@ -334,6 +334,6 @@ def test_problems_without_tests_get_them_by_quorum(sandbox, tmp_path):
     assert squares == [(-1, "1"), (0, "0"), (1, "1"), (2, "4")]
     assert {tuple(c["arguments"]): c["expected"] for c in by_function["add"].meta["cases"]}[(3, 6)] == 9
     assert task.score(by_function[""], answer(wrong)) == 0.0 and task.score(by_function[""], answer(right)) == 1.0
-    with pytest.raises(ConfigError, match="in.jsonl:1 has no generator"):
+    with pytest.raises(ConfigError, match="in.jsonl:1: has no generator"):
         source.write_text(json.dumps(rows[0] | {"generator": ""}))
         make_cases(sandbox, source, out)

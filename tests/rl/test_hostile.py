@@ -14,6 +14,7 @@ from rl.tasks.base import Task
 from rl.tasks.benchmarks import BENCHMARKS, BenchmarkTask
 from rl.tasks.code import Code
 from rl.tasks.countdown import Countdown
+from rl.tasks.countdown_image import CountdownImage
 from rl.tasks.derivatives import Derivatives
 from rl.tasks.general import RULES, GeneralTask
 from rl.tasks.gym import FAMILIES, GymTask
@@ -32,7 +33,7 @@ def tasks(tmp_path) -> list[Task]:
     (tmp_path / "math.jsonl").write_text("")
     names = [name for name in BENCHMARKS if name not in PROBLEMS]  # programs have the sandbox (test_code.py)
     benchmarks = [BenchmarkTask(n, path=str(tmp_path / "math.jsonl") if n == "math" else "") for n in names]
-    simple = [Countdown(), Derivatives(), *map(GymTask, FAMILIES), *map(GeneralTask, RULES)]
+    simple = [Countdown(), CountdownImage(), Derivatives(), *map(GymTask, FAMILIES), *map(GeneralTask, RULES)]
     return [*simple, *benchmarks]
 
 
