@@ -8,7 +8,7 @@ import pandas as pd
 
 FEW = 40
 "A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
-CHART_POINTS = 2400
+CHART_POINTS = 600
 "Points of one chart that are sent to the browser, shared by its lines; more are thinned, peaks kept."
 MOST, LEAST = 400, 100
 "Of one line."

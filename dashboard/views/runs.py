@@ -5,7 +5,7 @@ from datetime import datetime
 import pandas as pd
 import streamlit as st
 
-from dashboard import choice, store, tail
+from dashboard import charts, choice, controls, figures, store, tail
 from dashboard.config_diff import differences
 from dashboard.shown import notice
 from dashboard.store import Run
@@ -161,6 +161,15 @@ def compare() -> None:
         st.dataframe(found, hide_index=True, placeholder="-", key="differences")
 
 
+def glance() -> None:
+    """The first curve there is of the picked runs, the one that most look for: reward, else loss."""
+    names = choice.metric_names()
+    parts = figures.by_part(sorted(names))
+    wanted = next((f for f in parts.get("Overview", []) if f.title in (figures.REWARD, "Loss")), None)
+    if wanted is not None:
+        controls.grid([charts.curves(choice.frames(list(wanted.metrics)), wanted, window=20)])
+
+
 st.title("Runs")
 st.caption("Select lines: the other pages show these runs. New runs appear by themselves.")
 offered_at_first = offered(store.known())
@@ -168,4 +177,6 @@ if store.known().runs:
     filters()
 choice.live(table, always=True)
 compare()
+if choice.picked():
+    choice.live(glance)
 store.read_ahead(choice.picked())
