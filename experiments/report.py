@@ -1,4 +1,4 @@
-"""The table of what was reproduced: experiments/results/spine/*.json -> README, between its two marks.
+"""The tables of what was reproduced, from experiments/results/ into README, each between its two marks.
 
 `python -m experiments.report` writes it; a test compares. Nothing in it is typed by hand.
 """
@@ -10,6 +10,7 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "spine"
 START, END = "<!-- results: python -m experiments.report -->\n", "<!-- end of results -->"
+R1_START, R1_END = "<!-- r1: python -m experiments.report -->\n", "<!-- end of r1 -->"
 
 
 def table() -> str:
@@ -74,11 +75,26 @@ def _spread(values: tuple[float, ...]) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def r1_table() -> str:
+    """Markdown: a row a stage of the committed `make r1`."""
+    rows = ["| stage | pass@1 | tokens | thinking | language | format | self-checks | seconds |", "|" + "---|" * 8]
+    for stage in json.loads((RESULTS.parent / "r1" / "summary.json").read_text()):
+        low, middle, high = (stage["pass_at_1"][name] for name in ("low", "mean", "high"))
+        thinking = "-" if stage["thinking_tokens"] is None else f"{stage['thinking_tokens']:.0f}"
+        shares = (stage[name] for name in ("language_consistency", "format_rate", "reflection_rate"))
+        cells = [stage["stage"], f"{middle:.3f} [{low:.3f}, {high:.3f}]", f"{stage['response_tokens']:.0f}", thinking]
+        cells += [*(f"{share:.2f}" for share in shares), f"{stage['seconds']:.0f}"]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
 def written(text: str) -> str:
-    """README's text with the table in its place."""
-    head, _, rest = text.partition(START)
-    _, end, tail = rest.partition(END)
-    return f"{head}{START}{table()}{end}{tail}"
+    """README's text with the tables in their places."""
+    for start, end, made in ((START, END, table()), (R1_START, R1_END, r1_table())):
+        head, _, rest = text.partition(start)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{start}{made}{end}{tail}"
+    return text
 
 
 if __name__ == "__main__":

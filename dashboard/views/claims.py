@@ -95,7 +95,8 @@ fits = pd.Series(True, index=rows.index) if wanted == "all" else rows["verdict"]
 if words:
     joined = rows[["claim", "source", "id"]].fillna("").agg(" ".join, axis=1).str.casefold()
     fits &= joined.str.contains(words.casefold(), regex=False)
-st.dataframe(rows[fits], hide_index=True, placeholder="-")
+order = ["id", "verdict", "claim", "ours", "paper", "source"]  # what a reader came for, before it leaves the screen
+st.dataframe(rows[fits][[*order, *rows.columns.difference(order, sort=False)]], hide_index=True, placeholder="-")
 if not fits.any():
     st.info("No claim fits.")
     st.stop()
