@@ -101,6 +101,8 @@ def _run(argv: list[str]) -> int:
 def _what_is_kept(command: Command, cfg: "Config") -> str:
     if command.trains:
         return f"finished parts and checkpoints are kept in {cfg.run.dir}; the same command goes on from there"
+    if command.writes:
+        return f"what was finished is in {cfg.run.dir}; the same command goes on from it where it can"
     return "nothing was written; the same command starts anew"
 
 
