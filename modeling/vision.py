@@ -38,12 +38,6 @@ from megatron.core.transformer.transformer_layer import (  # noqa: E402
 )
 from megatron.core.utils import init_method_normal  # noqa: E402
 
-CENTRES = {
-    "siglip": ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5]),
-    "clip": ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]),
-}
-"Mean and standard deviation of each channel, pixels from 0 to 1, as these encoders were trained."
-
 
 class VisionTower(MegatronModule):
     """Encoder and projector: images uint8 [images, height, width] -> [images, places, hidden] of the language model."""
@@ -114,7 +108,7 @@ class VisionTower(MegatronModule):
             size = [max(1, round(side * scale)) for side in grey.shape[2:]]
             grey = F.interpolate(grey, size=size, mode="bilinear", antialias=scale < 1)
         grey = F.pad(grey, (0, self.shape.width - grey.shape[3], 0, self.shape.height - grey.shape[2]))
-        mean, std = (torch.tensor(c, device=grey.device).view(3, 1, 1) for c in CENTRES[self.shape.kind])
+        mean, std = (torch.tensor(c, device=grey.device).view(3, 1, 1) for c in (self.shape.mean, self.shape.std))
         return (grey - mean) / std
 
 

@@ -42,6 +42,10 @@ class VisionShape:
     intermediate_size: int
     eps: float
     "Added to the variance in every LayerNorm."
+    mean: tuple[float, float, float]
+    "Taken from each channel, pixels from 0 to 1. Where black is not 0, it drowns the strokes of a tiny encoder."
+    std: tuple[float, float, float]
+    "What each channel is divided by."
 
     @property
     def places(self) -> int:
@@ -65,6 +69,8 @@ VISIONS = {
         num_heads=4,
         intermediate_size=192,
         eps=1e-6,
+        mean=(0.0, 0.0, 0.0),
+        std=(0.25, 0.25, 0.25),
     ),
     # openai/clip-vit-large-patch14, LLaVA's; google/siglip-so400m-patch14-224, which Kimi-VL's MoonViT starts from.
     Vision.clip_vit_l: VisionShape(
@@ -77,6 +83,8 @@ VISIONS = {
         num_heads=16,
         intermediate_size=4096,
         eps=1e-5,
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
     ),
     Vision.siglip_so400m: VisionShape(
         kind="siglip",
@@ -88,6 +96,8 @@ VISIONS = {
         num_heads=16,
         intermediate_size=4304,
         eps=1e-6,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     ),
 }
 "Published shapes, and one for CPU cores."

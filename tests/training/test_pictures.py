@@ -5,20 +5,24 @@ from itertools import combinations
 import numpy as np
 
 from training.data.countdown import orders, reachable
-from training.data.pictures import HEIGHT, TILE_WIDTH, TILES_TOP, WIDTH, draw, glyph
+from training.data.pictures import CELL, HEIGHT, TILES, WIDTH, draw, glyph
 
 
-def read(box: np.ndarray) -> str:
-    """The digits in a part of a picture, from left to right, found by laying each glyph on each place."""
-    ink = np.pad(box > 150, 1)
-    found = {}
-    for digit in "0123456789":
-        window = np.pad(glyph(digit), 1)
-        for row in range(ink.shape[0] - 8):
-            for column in range(ink.shape[1] - 6):
-                if (ink[row : row + 9, column : column + 7] == window).all():
-                    found[column] = digit
-    return "".join(found[column] for column in sorted(found))
+def read(line: np.ndarray) -> str:
+    """The digits of a line of cells, found by laying each glyph on each place of each cell."""
+    said = ""
+    for left in range(0, line.shape[1], CELL):
+        ink = line[:, left : left + CELL] > 150
+        said += "".join(digit for digit in "0123456789" if _holds(ink, glyph(digit)))
+    return said
+
+
+def _holds(ink: np.ndarray, shape: np.ndarray) -> bool:
+    return any(
+        np.array_equal(np.pad(shape, ((row, CELL - 7 - row), (column, CELL - 5 - column))), ink)
+        for row in range(CELL - 6)
+        for column in range(CELL - 4)
+    )
 
 
 def test_the_numbers_are_in_the_picture():
@@ -26,8 +30,8 @@ def test_the_numbers_are_in_the_picture():
         target = reachable(numbers)[-1]
         picture = draw(numbers, target)
         assert picture.shape == (HEIGHT, WIDTH) and picture.dtype == np.uint8
-        tiles = [picture[TILES_TOP + 1 :, 2 + i * (TILE_WIDTH + 1) :][:11, : TILE_WIDTH - 2] for i in range(3)]
-        assert read(picture[: TILES_TOP - 1]) == str(target)
+        tiles = [picture[2 * CELL :, column * CELL : (column + 2) * CELL] for column in TILES]
+        assert read(picture[:CELL]) == str(target)
         assert tuple(int(read(tile)) for tile in tiles) == numbers
 
 
@@ -37,5 +41,5 @@ def test_digits_differ_by_more_than_a_speck():
 
 def test_the_same_question_is_the_same_picture_and_place_varies_between_questions():
     assert (draw((3, 5, 8), 18) == draw((3, 5, 8), 18)).all()
-    first = {tuple(np.argwhere(draw((3, 5, 8), target)[TILES_TOP + 1 :, 2:20] > 150)[0]) for target in range(10, 40)}
+    first = {tuple(np.argwhere(draw((3, 5, 8), target)[2 * CELL :, : 2 * CELL] > 150)[0]) for target in range(10, 40)}
     assert len(first) > 5

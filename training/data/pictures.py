@@ -1,7 +1,7 @@
 """The countdown question as a picture: the target above, the three numbers on tiles below, grey on black.
 
-Where digits sit and how bright they are varies with the question, so that no patch stands for a digit by itself; the
-same question is always the same picture.
+Each digit lies in a cell of 8 x 8 pixels, which is a patch of the tiny encoder; where in its cell, how bright, and in
+which columns the target stands varies with the question. The same question is always the same picture.
 """
 
 import random
@@ -10,8 +10,10 @@ import numpy as np
 
 from training.data.countdown import Numbers
 
-HEIGHT, WIDTH = 24, 64
-TILES_TOP, TILE_HEIGHT, TILE_WIDTH = 11, 13, 20
+CELL = 8
+HEIGHT, WIDTH = 3 * CELL, 8 * CELL
+TILES = (0, 3, 6)
+"The column of cells at which a tile begins; each has room for two digits."
 _GLYPHS = {  # 5 wide, 7 high
     "0": ".###. #...# #..## #.#.# ##..# #...# .###.",
     "1": "..#.. .##.. ..#.. ..#.. ..#.. ..#.. .###.",
@@ -30,13 +32,12 @@ def draw(numbers: Numbers, target: int) -> np.ndarray:
     """uint8 [24, 64], 255 is white. Depends on its arguments alone."""
     rng = random.Random(f"picture/{target}/{','.join(map(str, numbers))}")
     image = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    _write(image[: TILES_TOP - 1, 1 : WIDTH - 1], str(target), rng)
-    for place, number in enumerate(numbers):
-        left = 1 + place * (TILE_WIDTH + 1)
-        tile = image[TILES_TOP : TILES_TOP + TILE_HEIGHT, left : left + TILE_WIDTH]
-        shade = rng.randint(60, 110)
-        tile[[0, -1], :], tile[:, [0, -1]] = shade, shade
-        _write(tile[1:-1, 1:-1], str(number), rng)
+    text = str(target)
+    _write(image[:CELL], text, rng.randint(0, WIDTH // CELL - len(text)), rng)
+    for column, number in zip(TILES, numbers, strict=True):
+        tile = image[2 * CELL :, column * CELL : (column + 2) * CELL]
+        tile[:] = rng.randint(30, 80)
+        _write(image[2 * CELL :], str(number), column, rng)
     return image
 
 
@@ -45,9 +46,9 @@ def glyph(digit: str) -> np.ndarray:
     return np.array([[pixel == "#" for pixel in row] for row in _GLYPHS[digit].split()])
 
 
-def _write(box: np.ndarray, text: str, rng: random.Random) -> None:
-    """Digits, a pixel apart, anywhere in the box, which is a view of the picture."""
-    word = np.concatenate([np.pad(glyph(digit), ((0, 0), (0, 1))) for digit in text], axis=1)[:, :-1]
-    (height, width), (rows, columns) = word.shape, box.shape
-    row, column = rng.randint(0, rows - height), rng.randint(0, columns - width)
-    box[row : row + height, column : column + width][word] = rng.randint(170, 255)
+def _write(line: np.ndarray, text: str, column: int, rng: random.Random) -> None:
+    """Digits, one a cell, anywhere in it; line: a view of the picture, a cell high."""
+    light = rng.randint(170, 255)
+    for place, digit in enumerate(text, column):
+        row, left = rng.randint(0, CELL - 7), place * CELL + rng.randint(0, CELL - 5)
+        line[row : row + 7, left : left + 5][glyph(digit)] = light
