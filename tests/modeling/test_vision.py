@@ -150,9 +150,9 @@ def test_published_weights_give_transformers_features(kind, monkeypatch, tmp_pat
 
 def test_images_of_another_size_are_scaled_and_padded(model):
     tower: VisionTower = model.vision
-    assert tower.pixels(torch.full((1, 24, 64), 255, dtype=torch.uint8)).eq(1).all()
+    assert tower.pixels(torch.full((1, 24, 64), 255, dtype=torch.uint8)).eq(4).all()
     half = tower.pixels(torch.full((1, 12, 16), 255, dtype=torch.uint8))  # twice as large, and black at the right
-    assert half.shape == (1, 3, 24, 64) and half[..., :32].eq(1).all() and half[..., 32:].eq(-1).all()
+    assert half.shape == (1, 3, 24, 64) and half[..., :32].eq(4).all() and half[..., 32:].eq(0).all()
 
 
 def test_what_cannot_work_is_refused():
