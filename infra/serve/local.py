@@ -92,8 +92,9 @@ class LocalBackend:
     ) -> Ticket:
         """n answers to each prompt; answer i has the seed `seed + i`."""
         seed = secrets.randbits(63) if asked.seed is None else asked.seed
-        one = lambda value: 1.0 if value is None else value  # noqa: E731 - null is OpenAI's word for the default
-        sampling = SamplingConfig(temperature=one(asked.temperature), top_p=one(asked.top_p), max_response_tokens=most)
+        # null is OpenAI's word for the default
+        temperature, top_p = (1.0 if value is None else value for value in (asked.temperature, asked.top_p))
+        sampling = SamplingConfig(temperature=temperature, top_p=top_p, max_response_tokens=most)
         choices = []
         for i, prompt in enumerate(prompt for prompt in prompts for _ in range(asked.n or 1)):
             budget = None

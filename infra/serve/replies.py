@@ -6,6 +6,7 @@ Chunks are put together from ready-made text: a stream of a few tokens a chunk i
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +17,7 @@ _FLOOR = -9999.0
 "JSON has no minus infinity; OpenAI writes this."
 
 
-class Reply:
+class Reply(ABC):
     """What the answers to one request share. pieces: each token's text."""
 
     whole, chunk, prefix = "", "", ""
@@ -49,14 +50,14 @@ class Reply:
             f'"logprobs":{logprobs},"finish_reason":{finish}}}]}}\n\n'
         )
 
-    def _delta(self, piece: Piece, first: bool) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _delta(self, piece: Piece, first: bool) -> str: ...
 
-    def _choice(self, pieces: list[Piece]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _choice(self, pieces: list[Piece]) -> dict[str, Any]: ...
 
-    def _logprobs(self, pieces: Iterable[Piece]) -> dict[str, Any] | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _logprobs(self, pieces: Iterable[Piece]) -> dict[str, Any] | None: ...
 
     def _named(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._text(token)
