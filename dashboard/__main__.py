@@ -8,7 +8,10 @@ from pathlib import Path
 from dashboard import guard
 
 # What the first page needs: read while nobody waits, and not when the first reader does.
-FIRST = ("pandas", "pyarrow.parquet", "pyarrow.json", "altair", "dashboard.store", "dashboard.charts")
+FIRST = (
+    *("pandas", "pyarrow.parquet", "pyarrow.json", "altair", "streamlit.emojis"),
+    *("dashboard.store", "dashboard.charts"),
+)
 
 
 def main(words: list[str]) -> None:

@@ -153,7 +153,7 @@ def _curves(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], look
     layers = [line.mark_line(opacity=0.28, strokeWidth=1).encode(y=raw)] if look.window > 1 else []
     layers.append(line.mark_line(strokeWidth=2).encode(y=smooth))
     layers.append(base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=raw))
-    layers.append(base.mark_circle(size=80, opacity=0).encode(y=smooth, tooltip=tips))
+    layers.append(_hover(base).encode(y=smooth, tooltip=tips))
     return spec_of(layers, figure.title, HEIGHT + 60 * (len(runs) > 1))
 
 
@@ -186,7 +186,7 @@ def _bands(figure: Figure, runs: tuple[str, ...], series: tuple[str, ...], look:
         area,
         line.mark_line(strokeWidth=2).encode(y=y),
         base.transform_filter("datum.few").mark_circle(size=36, opacity=1).encode(y=y),
-        base.mark_circle(size=80, opacity=0).encode(y=y, tooltip=[*_tips(), *ends]),
+        _hover(base).encode(y=y, tooltip=[*_tips(), *ends]),
     ]
     return spec_of(layers, figure.title, HEIGHT + 60 * (len(runs) > 1))
 
@@ -225,6 +225,11 @@ def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.C
     above = legend.copy()  # two legends in one place would run into each other
     above.orient, above.symbolStrokeColor = "top", GREY
     return base, base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
+
+
+def _hover(base: alt.Chart) -> alt.Chart:
+    """What the pointer meets. Its points have no labels of their own: the browser would write each one's, unseen."""
+    return base.transform_filter("datum.hover").mark_circle(size=80, opacity=0, aria=False)
 
 
 def _scale(names: Sequence[str], values: Sequence) -> alt.Scale:

@@ -1,5 +1,6 @@
 """What the pages with charts share: the controls above them and their places."""
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ from dashboard import charts, choice, export, reference
 from dashboard.charts import Chart, Look
 from dashboard.points import AXES, Figure
 
+FOLD = 4
+"Charts that a screen shows at once; those below it are sent when the browser had time to draw these."
+BREATH_S = 0.6
 WINDOWS = (1, 5, 10, 20, 50, 100, 200, 500)
 EACH, BAND = "each run", "band over seeds"
 
@@ -54,13 +58,23 @@ def axis_and_smoothing() -> tuple[str, int]:
     return look.x, look.window
 
 
-def grid(drawn: Iterable[Chart | None]) -> None:
-    """Two charts a row, one on a phone, each with its downloads; those without data (None) take no place."""
-    present = [chart for chart in drawn if chart is not None]
-    for i in range(0, len(present), 2):
-        for column, chart in zip(st.columns(2), present[i : i + 2], strict=False):
-            with column:
-                show(chart)
+def grid(drawn: Iterable[Chart | None], *, below: bool = False) -> int:
+    """Two charts a row, one on a phone, each with its downloads; those without data (None) take no place; -> how many.
+
+    Each is sent as soon as it is made. below: the reader has to scroll to all of them.
+    """
+    shown = 0
+    for chart in drawn:
+        if chart is None:
+            continue
+        if shown == (0 if below else FOLD):
+            time.sleep(BREATH_S)  # a browser draws in one thread: sent together, the last would hold up the first
+        if shown % 2 == 0:
+            row = st.columns(2)
+        with row[shown % 2]:
+            show(chart)
+        shown += 1
+    return shown
 
 
 def show(chart: Chart) -> None:

@@ -14,7 +14,7 @@ def made(chart: Chart, kind: str) -> bytes:
     """The file's content. Pictures are on white; the CSV has all rows, also those that the chart thins."""
     if kind == "CSV":
         rows = chart.whole() if chart.whole else chart.data
-        return rows.drop(columns="few", errors="ignore").to_csv(index=False).encode()
+        return rows.drop(columns=["few", "hover"], errors="ignore").to_csv(index=False).encode()
     import vl_convert  # 0.2 s and 60 MB, and few readers press the button
 
     spec = chart.vega_lite() | {"background": "white", "config": {"font": "sans-serif", "view": {"stroke": None}}}

@@ -7,11 +7,14 @@ lineage is left out and said.
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from dashboard.store import Run
 
 FILES = ("lineage.json", "model/lineage.json")
 MAX_DEPTH = 20
+BLUE = "#1F83C4"
+"Text that is read on white and on black."
 MAX_BYTES = 2_000_000
 
 
@@ -69,7 +72,7 @@ def _add(found: dict[str, Model], told: dict, depth: int) -> str:
 
 
 def dot(models: dict[str, Model], chosen: str | None = None) -> str:
-    """The graph for Graphviz, parents above. Runs of the store have a solid frame, others a dashed one."""
+    """The graph for Graphviz, parents above. Runs of the store have a solid frame and are links; others are dashed."""
     names = {name: f"n{index}" for index, name in enumerate(models)}
     lines = ["digraph {", 'bgcolor="transparent"; rankdir=TB; nodesep=0.3; ranksep=0.45;']
     lines.append('node [shape=box, fontname="sans-serif", fontsize=11, color="#888888", fontcolor="#888888"];')
@@ -80,7 +83,8 @@ def dot(models: dict[str, Model], chosen: str | None = None) -> str:
         )
         look = 'style="rounded"' if model.run else 'style="rounded,dashed"'
         if model.run:
-            look += ', color="#0072B2", fontcolor="#0072B2"'
+            look += f', color="{BLUE}", fontcolor="{BLUE}", URL="./?run={quote(model.run, safe="")}", target="_self"'
+            look += f', tooltip="{_quoted(model.run)}"'
         if chosen is not None and model.run == chosen:
             look += ", penwidth=3"
         lines.append(f'{names[name]} [label="{label}", {look}];')

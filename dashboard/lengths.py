@@ -48,7 +48,7 @@ def through_training(found: pd.DataFrame, run: str, length: str, *, split: bool)
     table = grouped.quantile([0.1, 0.5, 0.9]).unstack().set_axis(["low", "value", "high"], axis=1)
     table = table.assign(n=grouped.size()).reset_index()
     few = table.groupby("series")["x"].transform("size") <= FEW
-    return table.assign(run=run, few=few)[BAND_COLUMNS]
+    return table.assign(run=run, few=few, hover=True)[BAND_COLUMNS]  # of STEPS at most
 
 
 def accuracy_by_length(found: pd.DataFrame, run: str, length: str) -> pd.DataFrame:

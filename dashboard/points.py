@@ -10,11 +10,13 @@ FEW = 40
 "A series of so few points, such as evaluations, is drawn as measured: with its points, not smoothed."
 CHART_POINTS = 600
 "Points of one chart that are sent to the browser, shared by its lines; more are thinned, peaks kept."
-MOST, LEAST = 400, 100
+MOST, LEAST = 400, 60
 "Of one line."
+HOVERED = 240
+"Points of one chart that tell their values under the pointer, shared by its lines: one in a few pixels of each."
 AXES = {"step": "step", "tokens": "tokens seen", "clock": "hours since the first step"}
-COLUMNS = ["run", "series", "x", "step", "value", "smooth", "few"]
-BAND_COLUMNS = ["run", "series", "x", "low", "value", "high", "n", "few"]
+COLUMNS = ["run", "series", "x", "step", "value", "smooth", "few", "hover"]
+BAND_COLUMNS = ["run", "series", "x", "low", "value", "high", "n", "few", "hover"]
 "n: how many were measured there, seeds or answers."
 
 
@@ -48,7 +50,8 @@ def points(
 ) -> pd.DataFrame:
     """Rows COLUMNS; in the order of `frames` and figure.series, missing values left out.
 
-    smooth: mean of the last `window` values of the series up to the row; few: whether the series has up to FEW points.
+    smooth: mean of the last `window` values of the series up to the row; few: whether the series has up to FEW points;
+    hover: whether the point tells its values.
     whole: all of them, for a file; else thinned.
     """
     lines = [(run, *series) for run, frame in frames.items() for series in figure.series if series[0] in frame]
@@ -60,7 +63,7 @@ def points(
         if not whole:
             part = part.iloc[thinned(part["value"].to_numpy(), limit)]
         if len(part):
-            parts.append(part.assign(run=run, series=label, few=few))
+            parts.append(part.assign(run=run, series=label, few=few, hover=hovered(len(part), len(lines))))
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
@@ -81,6 +84,15 @@ def moving_mean(values: np.ndarray, window: int) -> np.ndarray:
 def per_line(lines: int) -> int:
     """How many points each of so many lines may have."""
     return max(LEAST, min(MOST, CHART_POINTS // max(lines, 1)))
+
+
+def hovered(count: int, lines: int) -> np.ndarray:
+    """Which of the points of a line, one of so many in a chart, tell their values: all where there are few."""
+    if count <= FEW:
+        return np.full(count, True)
+    shown = np.full(count, False)
+    shown[np.linspace(0, count - 1, min(count, max(FEW, HOVERED // lines))).round().astype(int)] = True
+    return shown
 
 
 def thinned(values: np.ndarray, limit: int = MOST) -> np.ndarray:
@@ -105,7 +117,8 @@ def bands(
     groups: name -> keys in `frames`. Seeds that logged at the same places are compared there, others in equal
     stretches of x; so are long runs, whose lowest and highest are those within the stretch.
     """
-    limit = per_line(2 * len(groups) * len(figure.series)) // 2
+    lines = len(groups) * len(figure.series)
+    limit = per_line(2 * lines) // 2
     parts = []
     for name, keys in groups.items():
         for metric, label in figure.series:
@@ -113,7 +126,8 @@ def bands(
             seeds = [(seed["x"], seed["smooth"]) for seed in seeds if len(seed["x"])]
             if seeds:
                 part = _band(seeds, limit)
-                parts.append(part.assign(run=name, series=label, few=len(part) <= FEW))
+                shown = hovered(len(part), lines)
+                parts.append(part.assign(run=name, series=label, few=len(part) <= FEW, hover=shown))
     return pd.concat(parts, ignore_index=True)[BAND_COLUMNS] if parts else pd.DataFrame(columns=BAND_COLUMNS)
 
 

@@ -33,8 +33,9 @@ def page() -> None:
     without = [key for key, frame in frames.items() if len(frame) and frame[view.look.column].notna().sum() == 0]
     if without and axis != "step":
         st.info(f"{len(without)} of the chosen runs logged no {axis}; only their steps can be drawn.")
-    drawn = [view.draw(frames, figure, measured=figure.title == figures.PASS_AT_1) for figure in wanted[:AT_A_TIME]]
-    controls.grid(drawn)
+    controls.grid(
+        view.draw(frames, figure, measured=figure.title == figures.PASS_AT_1) for figure in wanted[:AT_A_TIME]
+    )
     if len(wanted) > AT_A_TIME:
         st.caption(f"{len(wanted) - AT_A_TIME} more metrics: find them by name above.")
     if set(choice.metric_names()) - known:

@@ -1,4 +1,4 @@
-"""Lineage: which stage made which model from which, back to the base; a line of the table leads to its run."""
+"""Lineage: which stage made which model from which, back to the base; a box or a line leads to its run."""
 
 import pandas as pd
 import streamlit as st
@@ -51,7 +51,8 @@ only = st.toggle("Only the family of the runs shown", value=bool(related), key="
 graph = {name: model for name, model in models.items() if not only or name in related}
 st.graphviz_chart(family.dot(graph, next(iter(picked), None)))
 st.caption(
-    "Solid blue: a run of this store. Dashed: from elsewhere, or its folder is gone. Thick: the run shown first."
+    "Solid blue: a run of this store, a click leads to it. Dashed: from elsewhere, or its folder is gone. "
+    "Thick: the run shown first."
 )
 
 order = list(graph)

@@ -1,5 +1,8 @@
 """Thinking: whether answers grow longer though nothing rewards length, and which ones do (R1 §2.2.4, fig. 3)."""
 
+import itertools
+from collections.abc import Iterator
+
 import pandas as pd
 import streamlit as st
 
@@ -44,9 +47,8 @@ BUDGET = Figure(
     "pass@1, 95 % interval",
     (("thinking cut", "thinking cut"), ("own length, mean", "own length, mean")),
 )
-METRICS = [m for figure in (MEAN, BY_RESULT, HELD_OUT, REFLECTION, CUT) for m in figure.metrics] + [
-    g[1] for g in GROWTH
-]
+FIGURES = (MEAN, BY_RESULT, HELD_OUT, REFLECTION, CUT)
+METRICS = [metric for figure in FIGURES for metric in figure.metrics] + [metric for _, metric, _ in GROWTH]
 
 
 def growth(frame: pd.DataFrame) -> None:
@@ -59,7 +61,7 @@ def growth(frame: pd.DataFrame) -> None:
             st.metric(label, last, delta=delta, delta_color="off", delta_arrow="off", width=210)
 
 
-def from_samples(runs: list[store.Run]) -> tuple[list[charts.Chart | None], list[str]]:
+def from_samples(runs: list[store.Run]) -> Iterator[charts.Chart | None]:
     """Length through training and accuracy against length, of the answers that the runs kept."""
     found, problems, unread = {}, [], False
     for run in runs:
@@ -69,6 +71,7 @@ def from_samples(runs: list[store.Run]) -> tuple[list[charts.Chart | None], list
         problems += trouble
     if unread:
         st.caption(f"Of runs with more steps, the answers of {lengths.STEPS} evenly spread steps are read.")
+    notice(problems[:3] + [f"{len(problems) - 3} more files of samples can't be read."] * (len(problems) > 3))
     limits = {setting(run.config, "sampling.max_response_tokens") for run in runs}
     limit = limits.pop() if len(limits) == 1 and length == "response" else None
     split = Figure(
@@ -83,11 +86,9 @@ def from_samples(runs: list[store.Run]) -> tuple[list[charts.Chart | None], list
         parts = [part for key, answers in found.items() if len(part := made(answers, key, length))]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
-    return [
-        charts.spread(rows(lambda *a: lengths.through_training(*a, split=False)), every, limit=limit),
-        charts.spread(rows(lambda *a: lengths.through_training(*a, split=True)), split, limit=limit),
-        charts.measured(rows(lengths.accuracy_by_length), right, "length"),
-    ], problems
+    yield charts.spread(rows(lambda *a: lengths.through_training(*a, split=False)), every, limit=limit)
+    yield charts.spread(rows(lambda *a: lengths.through_training(*a, split=True)), split, limit=limit)
+    yield charts.measured(rows(lengths.accuracy_by_length), right, "length")
 
 
 def _series(*labels: str) -> tuple[tuple[str, str], ...]:
@@ -114,21 +115,18 @@ def page() -> None:
     """The chosen runs' lengths."""
     runs = choice.picked()
     frames = choice.frames(METRICS)
-    means = [view.draw(frames, figure) for figure in (MEAN, BY_RESULT, HELD_OUT)]
-    kept, problems = from_samples(runs)
-    notice(problems[:3] + [f"{len(problems) - 3} more files of samples can't be read."] * (len(problems) > 3))
-    if all(chart is None for chart in (*means, *kept)):
+    if len(frames) == 1 and len(frame := next(iter(frames.values()))):
+        growth(frame)
+    budget = budgets(runs)
+    shown = controls.grid(itertools.chain(from_samples(runs), [budget]))
+    below = controls.grid((view.draw(frames, figure) for figure in FIGURES), below=shown >= controls.FOLD)
+    if shown + below == 0:
         st.info(f"The chosen runs have logged no answers: R1-Zero runs do. {choice.MAKE_DATA}")
-        return
-    if len(frames) == 1:
-        growth(next(iter(frames.values())))
-    controls.grid([*kept, budget := budgets(runs)])
-    if budget is None:
+    elif budget is None:
         st.caption(
             "Accuracy against thinking budget: `.venv/bin/r1 evaluate evaluate.checkpoint=runs/<run> "
             "evaluate.budget=[0,64,128,256]` measures it."
         )
-    controls.grid([*means, *(view.draw(frames, figure) for figure in (REFLECTION, CUT))])
 
 
 st.title("Thinking length")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard import results
+from dashboard import family, results
 from tests.dashboard.made import BEACON, HOSTILE, write_run
 from tests.dashboard.made_more import add_config, add_evaluations, add_experts, add_lineage
 from tests.dashboard.test_pages import charts, html_of, open_page, shown
@@ -151,8 +151,16 @@ def test_lineage_is_drawn_and_leads_to_the_run(zero: Path, runs: Path) -> None:
     assert "can't be read" in shown(app).replace("\\", "")
     drawn = app.get("graphviz_chart")[0].proto.spec
     assert "n0 -> n1" in drawn and "experiments/base" in drawn and BEACON not in drawn
+    assert drawn.count("URL=") == 1 and 'URL="./?run=zero", target="_self"' in drawn  # the base is no run of this store
     assert list(app.dataframe[0].value["id"]) == ["963e7cd5b1bd", "idzero"]
     harmless(app)
+
+
+def test_a_run_with_a_hostile_name_makes_no_other_link() -> None:
+    name = 'a", URL="javascript:alert(1)'
+    drawn = family.dot({"x": family.Model("x", "zero", "p", run=name)})
+    assert drawn.count('URL="') == 1 and "javascript:" not in drawn.split("label=")[0]
+    assert 'URL="./?run=a%22%2C%20URL%3D%22javascript%3Aalert%281%29"' in drawn
 
 
 def test_plan_works_out_what_the_command_does_and_refuses_in_words(runs: Path) -> None:
