@@ -42,7 +42,7 @@ class ServeConfig:
     "Answers that may wait for a place; more are refused with status 429."
     max_n: int = 16
     "Most answers to one request (n)."
-    flush_ms: int = 50
+    flush_ms: int = 100
     "Milliseconds between two chunks of a stream: each carries all tokens since the last."
     stop_s: float = 30.0
     "Seconds that running answers have to end in when the server is told to stop (SIGTERM, Ctrl-C)."

@@ -7,11 +7,14 @@ chunk, not per token, and the two threads fight less over Python's lock.
 
 import asyncio
 import itertools
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+
+import torch
 
 from infra.errors import R1Error
 from infra.serve.text import StopStrings, TextStream, ThinkSplitter
@@ -171,6 +174,10 @@ class Engine:
 
     def _work(self) -> None:
         try:
+            if self.generator.device.type == "cpu":
+                # A core for HTTP and clients: threads that share a product spin for the one that has none, and all
+                # wait. Told here, because OpenMP keeps this number by thread.
+                torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
             while self._turn():
                 pass
         finally:

@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from infra.errors import R1Error
 from infra.serve import engine as module
@@ -49,7 +50,7 @@ class Letters:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(module, "slots_for", lambda generator, max_rows, stop_text: Letters(max_rows))
     monkeypatch.setattr(module, "StopText", SimpleNamespace(of=lambda *given: None))
-    generator = SimpleNamespace(cfg=None, device=None)
+    generator = SimpleNamespace(cfg=None, device=torch.device("cpu"))
     return Engine(generator, TOKENIZER, max_rows=2, max_queue=6, flush_s=0.01)
 
 
