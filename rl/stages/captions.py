@@ -1,9 +1,9 @@
 """Eyes for a language model: SFT on captions (Kimi k1.5 §2.1, §2.2: captions first, then images and text together).
 
-The encoder starts from nothing or from published weights (captions.encoder), its projector from nothing; both are
-trained together with the language model. Three kinds of examples: a picture and its caption, the question in words, as
-the first line of the thinking; the same with a search behind it as the base's corpus has it, right or wrong; and
-questions in text, lest the model forget how to read them.
+The encoder has learned to read (rl/stages/reading.py) or starts from published weights (captions.encoder); it and its
+projector are trained together with the language model. Three kinds of examples: a picture and its caption, the question
+in words, as the first line of the thinking; the same with a search behind it as the base's corpus has it, right or
+wrong; and questions in text, lest the model forget how to read them.
 
 Departs from K §2.1: some thousand captions of one kind of picture.
 """
@@ -21,6 +21,7 @@ from modeling.hf_vision import load_encoder
 from modeling.sampling import SamplingConfig
 from modeling.tokenizer import Tokenizer
 from rl.rollout.local import LocalEngine
+from rl.stages import reading
 from rl.stages.config import CaptionsConfig
 from rl.tasks.base import TaskConfig, prompter
 from rl.tasks.countdown import Countdown
@@ -96,12 +97,16 @@ def run(
     parallel.on_main(lambda: tokenizer.save(run_dir))
     if before.vision is not captions.vision:
         start = as_folder(start, run_dir / "start")
+    template = prompter(task_cfg.template, tokenizer)
+    pictures, words = (kind(seed=task_cfg.seed, template=template) for kind in (CountdownImage, Countdown))
+    if captions.reading_steps and before.vision is not captions.vision:
+        start = reading.with_reading_eyes(
+            start, model_cfg, tokenizer, pictures, captions.reading_steps, run_dir / "reads"
+        )
     if captions.encoder:
         start = with_encoder(start, model_cfg, hub.resolve("captions.encoder", captions.encoder), run_dir / "sees")
     epochs = Epochs(captions.examples, cfg.batch_size, seed)
     state = build_state(model_cfg, cfg.optimizer, parallel_cfg, stage="captions", data=epochs, init_from=start)
-    template = prompter(task_cfg.template, tokenizer)
-    pictures, words = (kind(seed=task_cfg.seed, template=template) for kind in (CountdownImage, Countdown))
     greedy = SamplingConfig(temperature=0.0, max_response_tokens=CAPTION_TOKENS)
     engine = LocalEngine(state.module, model_cfg, tokenizer, greedy, seed=seed)
     total = cfg.epochs * epochs.steps

@@ -40,6 +40,8 @@ class CaptionsConfig:
     "The encoder: tiny, or the shape of clip_vit_l or siglip_so400m."
     encoder: str = ""
     "Weights that the encoder starts from: a CLIP or SigLIP folder of Hugging Face, or owner/name; empty: from nothing."
+    reading_steps: int = 0
+    "Steps of 64 pictures in which the tiny encoder learns to read before the language model looks; 0: none."
     examples: int = 12_000
     "Examples of an epoch."
     share_worked: float = 0.3
@@ -54,8 +56,12 @@ class CaptionsConfig:
         _shares("captions", self, "share_worked", "share_text")
         if self.vision is Vision.none:
             raise ConfigError("captions.vision", "none", "there would be nothing to see with", "set tiny")
-        if self.evaluate_images < 0:
-            raise ConfigError("captions.evaluate_images", self.evaluate_images, "cannot be negative", "set 0 for none")
+        for key in ("evaluate_images", "reading_steps"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"captions.{key}", getattr(self, key), "cannot be negative", "set 0 for none")
+        if self.reading_steps and (self.vision is not Vision.tiny or self.encoder):
+            problem = f"captions.vision={self.vision.name}{' with weights' * bool(self.encoder)} comes pre-trained"
+            raise ConfigError("captions.reading_steps", self.reading_steps, problem, "set captions.reading_steps=0")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -34,7 +34,7 @@ from training.step import train_step
 
 BASE = Path(__file__).resolve().parents[2] / "experiments" / "base"
 JOINT = TaskConfig(names=["countdown_image", "countdown"])
-CFG = CaptionsConfig(examples=16, evaluate_images=4)
+CFG = CaptionsConfig(examples=16, evaluate_images=4, reading_steps=2)
 PLACES = VISIONS[Vision.tiny].places
 
 

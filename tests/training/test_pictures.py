@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 
 from training.data.countdown import orders, reachable
-from training.data.pictures import CELL, HEIGHT, TILES, WIDTH, draw, glyph
+from training.data.pictures import CELL, HEIGHT, TILES, WIDTH, cells, draw, glyph
 
 
 def read(line: np.ndarray) -> str:
@@ -43,3 +43,14 @@ def test_the_same_question_is_the_same_picture_and_place_varies_between_question
     assert (draw((3, 5, 8), 18) == draw((3, 5, 8), 18)).all()
     first = {tuple(np.argwhere(draw((3, 5, 8), target)[2 * CELL :, : 2 * CELL] > 150)[0]) for target in range(10, 40)}
     assert len(first) > 5
+
+
+def test_cells_are_told_as_they_are_drawn():
+    for numbers in orders(held=False)[::60]:
+        target = reachable(numbers)[-1]
+        picture, told = draw(numbers, target), cells(numbers, target)
+        for cell in range(HEIGHT * WIDTH // CELL**2):
+            row, column = (CELL * part for part in divmod(cell, WIDTH // CELL))
+            said = read(picture[row : row + CELL, column : column + CELL])
+            number, digit = told.get(cell, ("", 0))
+            assert said == number[digit : digit + 1]

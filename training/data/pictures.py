@@ -30,15 +30,28 @@ _GLYPHS = {  # 5 wide, 7 high
 
 def draw(numbers: Numbers, target: int) -> np.ndarray:
     """uint8 [24, 64], 255 is white. Depends on its arguments alone."""
-    rng = random.Random(f"picture/{target}/{','.join(map(str, numbers))}")
+    rng, column = _begin(numbers, target)
     image = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
-    text = str(target)
-    _write(image[:CELL], text, rng.randint(0, WIDTH // CELL - len(text)), rng)
+    _write(image[:CELL], str(target), column, rng)
     for column, number in zip(TILES, numbers, strict=True):
         tile = image[2 * CELL :, column * CELL : (column + 2) * CELL]
         tile[:] = rng.randint(30, 80)
         _write(image[2 * CELL :], str(number), column, rng)
     return image
+
+
+def cells(numbers: Numbers, target: int) -> dict[int, tuple[str, int]]:
+    """What stands in which cell of the picture, cells counted row by row: cell -> (number, which of its digits)."""
+    _, column = _begin(numbers, target)
+    last = 2 * (WIDTH // CELL)
+    lines = [(column, str(target)), *((last + tile, str(n)) for tile, n in zip(TILES, numbers, strict=True))]
+    return {first + i: (text, i) for first, text in lines for i in range(len(text))}
+
+
+def _begin(numbers: Numbers, target: int) -> tuple[random.Random, int]:
+    """(what varies between pictures, the column at which the target begins)."""
+    rng = random.Random(f"picture/{target}/{','.join(map(str, numbers))}")
+    return rng, rng.randint(0, WIDTH // CELL - len(str(target)))
 
 
 def glyph(digit: str) -> np.ndarray:
