@@ -155,7 +155,8 @@ class Decoder:
             return embedded
         with torch.inference_mode(False), torch.no_grad():  # what Megatron's modules keep must stay usable for training
             features = self.module.vision(torch.from_numpy(np.stack(there)).to(ids.device))
-        return merge(embedded, ids == self.module.image_id, features)
+        rows = torch.tensor([row for row, image in enumerate(images) if image is not None], device=ids.device)
+        return merge(embedded, ids == self.module.image_id, features, rows)
 
     def _prefill(self, ids: Tensor, places: Tensor, latents: Tensor, embedded: Tensor) -> Tensor:
         """ids [rows, seq], embedded [rows, seq, hidden] -> hidden of the same shape; latents go to their places."""

@@ -120,11 +120,20 @@ class ImageModel(GPTModel):
         self.image_id = image_id(model_cfg)
         self.vision = VisionTower(model_cfg, config)
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, *args: Any, images: Tensor | None = None, **kwargs: Any):
-        """GPTModel's, with images uint8 [images, height, width] in the order of the rows that have one."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        *args: Any,
+        images: Tensor | None = None,
+        image_rows: Tensor | None = None,
+        **kwargs: Any,
+    ):
+        """GPTModel's, with images uint8 [images, height, width] of the rows image_rows (None: the first rows)."""
         if images is not None:
+            rows = torch.arange(len(images), device=images.device) if image_rows is None else image_rows
             embedded = self.embedding(input_ids=input_ids, position_ids=position_ids)
-            merged = merge(embedded.transpose(0, 1), input_ids == self.image_id, self.vision(images))
+            merged = merge(embedded.transpose(0, 1), input_ids == self.image_id, self.vision(images), rows)
             kwargs["decoder_input"] = merged.transpose(0, 1).contiguous()
         return super().forward(input_ids, position_ids, *args, **kwargs)
 

@@ -98,12 +98,14 @@ def collate(rows: list[Row], weights: list[float], pad_id: int) -> MicroBatch:
         "scores": torch.tensor([row.reward for row in rows] or [0.0], dtype=torch.float32),
         "numbers": torch.tensor([row.number for row in rows] or [-1]),
     }
+    images, image_rows = stacked([row.image for row in rows])
     return MicroBatch(
         tokens=torch.from_numpy(tokens),
         labels=torch.from_numpy(labels),
         loss_weights=torch.from_numpy(loss_weights),
         padding=torch.from_numpy(padding),
-        images=stacked([row.image for row in rows]),
+        images=images,
+        image_rows=image_rows,
         extras=extras,
     )
 

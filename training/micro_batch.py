@@ -29,6 +29,8 @@ class MicroBatch:
     """Number of the document each token belongs to, for rows of several; attention stays inside. None: one a row."""
     images: Tensor | None = None
     """uint8 [images, height, width], of the rows that have one, in their order; None: the rows are text alone."""
+    image_rows: Tensor | None = None
+    """The row of each image, int64 [images]."""
     extras: dict[str, Tensor] = field(default_factory=dict)
     """What else the loss function reads, [batch, seq] or [batch]."""
 
@@ -53,6 +55,7 @@ class MicroBatch:
             padding=F.pad(padding, (0, more), value=True),
             document_ids=None if ids is None else F.pad(ids, (0, more), value=-1),
             images=self.images,
+            image_rows=self.image_rows,
             extras={k: F.pad(v, (0, more)) if v.shape == self.tokens.shape else v for k, v in self.extras.items()},
         )
 

@@ -160,7 +160,7 @@ def _run_schedule(
         inputs = own_part(inputs, context)
         inputs["padding_mask"] = _padding_here(model, inputs["padding_mask"])
         if batch.images is not None:
-            inputs["images"] = batch.images
+            inputs |= {"images": batch.images, "image_rows": batch.image_rows}
         with nullcontext() if mtp else without_mtp(_bare(model)):
             out = model(**inputs)
         loss = loss_of(batch)

@@ -35,10 +35,10 @@ def model():
 
 
 @torch.no_grad()
-def full(model, rows: list[list[int]], *images: np.ndarray) -> torch.Tensor:
-    """Logits by Megatron's own forward pass, rows of one length."""
+def full(model, rows: list[list[int]], *images: np.ndarray, at: tuple[int, ...] = (0,)) -> torch.Tensor:
+    """Logits by Megatron's own forward pass, rows of one length; at: the rows of the images."""
     ids = torch.tensor(rows)
-    seen = {"images": torch.from_numpy(np.stack(images))} if images else {}
+    seen = {"images": torch.from_numpy(np.stack(images)), "image_rows": torch.tensor(at)} if images else {}
     return model(ids, torch.arange(ids.shape[1]).expand_as(ids), None, **seen)
 
 
@@ -54,16 +54,29 @@ def test_decoding_behind_an_image_equals_the_full_forward_pass(model):
 
 
 def test_images_go_to_their_rows_in_order(model):
-    both = full(model, [PROMPT, [9] * len(PROMPT), PROMPT], ONE, OTHER)
+    both = full(model, [PROMPT, [9] * len(PROMPT), PROMPT], ONE, OTHER, at=(0, 2))
     torch.testing.assert_close(both[0], full(model, [PROMPT], ONE)[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(both[2], full(model, [PROMPT], OTHER)[0], atol=1e-5, rtol=1e-4)
-    with pytest.raises(R1Error, match="48 patches.*24"):
-        full(model, [PROMPT, PROMPT], ONE)
+    with pytest.raises(R1Error, match="room for 24 patches"):
+        full(model, [PROMPT, [9] * len(PROMPT)], ONE, OTHER, at=(0, 1))
+
+
+def test_the_image_s_token_is_text_where_the_model_wrote_it_itself(model):
+    wrote = [*PROMPT, image_id(SEES), 12]
+    decoder = Decoder(model, SEES)
+    _, cache = decoder.prefill([PROMPT], [ONE])
+    decoder.step(torch.tensor([image_id(SEES)]), cache)
+    stepped = decoder.step(torch.tensor([12]), cache)[0]
+    blind = [image_id(SEES)] * len(wrote)
+    together = full(model, [wrote, blind], ONE)
+    torch.testing.assert_close(together[0, -1], stepped, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together[1], full(model, [blind])[0], atol=1e-5, rtol=1e-4)
 
 
 def test_merge_by_hand():
-    embedded, places = torch.zeros(2, 3, 1), torch.tensor([[0, 0, 0], [0, 1, 1]], dtype=torch.bool)
-    assert merge(embedded, places, torch.tensor([[[5.0], [7.0]]])).flatten().tolist() == [0, 0, 0, 0, 5, 7]
+    embedded, marked = torch.zeros(2, 4, 1), torch.tensor([[0, 0, 1, 0], [0, 1, 1, 1]], dtype=torch.bool)
+    merged = merge(embedded, marked, torch.tensor([[[5.0], [7.0]]]), torch.tensor([1]))
+    assert merged.flatten().tolist() == [0, 0, 0, 0, 0, 5, 7, 0]
 
 
 def test_equal_prompts_with_different_images_are_different_prompts(model):

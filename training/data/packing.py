@@ -92,16 +92,16 @@ def by_length_batches(
     shares = balanced_micro_batches([len(d) - 1 for d in documents], world, max_tokens)
     batches = [_rows([[pairs[i]] for i in indices], weight, pad_id) for indices in shares[rank]]
     for batch, indices in zip(batches, shares[rank], strict=True) if images is not None else ():
-        batch.images = stacked([images[i] for i in indices])
+        batch.images, batch.image_rows = stacked([images[i] for i in indices])
     return batches
 
 
-def stacked(images: "Sequence[np.ndarray | None]") -> "Tensor | None":
-    """Those that are there as one tensor uint8 [images, height, width]; None where there is none."""
+def stacked(images: "Sequence[np.ndarray | None]") -> "tuple[Tensor, Tensor] | tuple[None, None]":
+    """(those that are there, uint8 [images, height, width]; the row of each, int64 [images]); None where none is."""
     import torch
 
-    there = [image for image in images if image is not None]
-    return torch.from_numpy(np.stack(there)) if there else None
+    rows = [row for row, image in enumerate(images) if image is not None]
+    return (torch.from_numpy(np.stack([images[row] for row in rows])), torch.tensor(rows)) if rows else (None, None)
 
 
 def joined_batches(
