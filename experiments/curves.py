@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.arms import flat
 from experiments.claims.quantities import series
 from experiments.config import Config
 from experiments.curves_config import MIN_RUNS
+from experiments.kept_config import flat
 from infra.errors import ConfigError
 from infra.files import read_json, write_json
 from infra.progress import say

@@ -158,7 +158,7 @@ def _check_fp8(cfg: "Config") -> None:
 
 def _take_folder(cfg: "Config", command: Command, stack: ExitStack) -> None:
     """Lock run.dir until the stack closes; where the command trains, its config.yaml is written."""
-    from experiments.config import save_config
+    from experiments.kept_config import save_config
     from infra.lock import RunLock
 
     folder = Path(cfg.run.dir)

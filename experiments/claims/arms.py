@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.claims.claim import Claim, Scale
 from experiments.config import GROUPS, Config, compose, to_dict
+from experiments.kept_config import flat
 from experiments.reads import FOLDERS
 from infra.commands import COMMANDS
 from infra.errors import ConfigError
@@ -132,14 +133,6 @@ def _resolved(command: str, settings: tuple[str, ...], start: str) -> dict[str, 
         for key, value in values.items()
         if value != default.get(key) and key.rpartition(".")[2] not in _NOT_RESULTS
     }
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"rl": {"steps": 3}} -> {"rl.steps": 3}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _hash(resolved: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from experiments.claims.arms import flat
+from experiments.kept_config import flat
 from infra.files import read_json
 
 METRICS = ("rl/", "eval/", "moe/", "mtp/", "memory/", "train/loss", "train/grad_norm", "time/step_s", "time/rollout_s")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments.config import CONF, Config, compose, group_options, refuse_other_run, save_config, to_dict
+from experiments.config import CONF, Config, compose, group_options, to_dict
+from experiments.kept_config import refuse_other_run, save_config
 from experiments.reads import FILES
 from experiments.reads import NEEDED as NEEDED_KEYS
 from infra.cli import COMMANDS

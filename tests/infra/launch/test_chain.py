@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.config import compose, save_config
+from experiments.config import compose
+from experiments.kept_config import save_config
 from infra.errors import ConfigError
 from infra.files import write_json
 from infra.launch.chain import Job, chain, check_layout
