@@ -15,9 +15,7 @@ from typing import Any
 
 from experiments.claims import quantities
 from experiments.claims.arms import DECODE, Run
-from experiments.config import Config
 from experiments.reads import FOLDERS
-from infra import ranks
 from infra.commands import RANK_COMMAND
 from infra.errors import R1Error
 from infra.files import lock, read_json, write_json
@@ -159,7 +157,7 @@ def _keep(run: Run, seed: int, folder: Path, results: Path) -> None:
         "seed": seed,
         "commit": state["commit"],
         "dirty": state["dirty"],
-        "ranks": ranks.count(Config()),
+        "cores": len(os.sched_getaffinity(0)),
         "settings": list(run.settings),
         "start": run.start,
         "evaluate": None if run.evaluate is None else list(run.evaluate),
