@@ -1,6 +1,6 @@
 """When `r1 zero` warns that the sampler and the trainer have come apart, and what to do then.
 
-The levels are where a first look by the mismatch laboratory (`python -m experiments.mismatch`, LOG.md) puts them: well
+The levels are where the mismatch laboratory (`python -m experiments.mismatch`, LOG.md) puts them: well
 above what its exact baseline showed, below what its faults did. A level is not a claim of harm.
 """
 

@@ -78,10 +78,15 @@ def _path(name: str, seed: int, size: "Size") -> Path:
     return RUNS / "_".join(map(str, astuple(size))) / f"{name}_seed{seed}.json"
 
 
-def _curves(run: dict[str, Any]) -> dict[str, list[float]]:
-    """Step by step, rounded: what the figure is of, so that levels can be judged again without training."""
+def _curves(run: dict[str, Any]) -> dict[str, list[float | None]]:
+    """Step by step, rounded: what the figure is of, so that levels can be judged again without training.
+
+    None: nothing was measured, all groups being right.
+    """
     names = ("rl/sampler_trainer_diff", "rl/sampler_trainer_far_frac", "rl/surprisal_z", "rl/reward/accuracy")
-    return {name: [float(f"{step.get(name, 0.0):.4g}") for step in run["steps"]] for name in names}
+    rounded = ({name: float(f"{value:.4g}") for name, value in step.items() if name in names} for step in run["steps"])
+    steps = list(rounded)
+    return {name: [step.get(name) for step in steps] for name in names}
 
 
 if __name__ == "__main__":

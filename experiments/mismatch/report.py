@@ -1,5 +1,6 @@
 """From the arms' records to what fired, how early, and what became of learning."""
 
+import math
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -43,7 +44,7 @@ def summary(arms: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def first(alarm: Alarm, steps: list[dict[str, float]]) -> int | None:
     """The first step, from 1, at which the alarm is told."""
-    sizes = alarm.sizes([step.get(alarm.metric, 0.0) for step in steps])
+    sizes = _sizes(alarm, steps)
     return next((i for i, size in enumerate(sizes, 1) if size > alarm.level), None)
 
 
@@ -73,13 +74,19 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
+def _sizes(alarm: Alarm, steps: list[dict[str, float]]) -> list[float]:
+    """What is held against the alarm's level in each step; NaN where nothing was measured, all groups being right."""
+    sizes = iter(alarm.sizes([step[alarm.metric] for step in steps if alarm.metric in step]))
+    return [next(sizes) if alarm.metric in step else math.nan for step in steps]
+
+
 def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """Two metrics by step with their alarm levels, and pass@1 at the end, of every arm."""
     fig, axes = plt.subplots(1, 3, figsize=(14, 4.6))
     for ax, metric in zip(axes, ("rl/sampler_trainer_diff", "rl/surprisal_z"), strict=False):
         alarms = [a for a in ALARMS if a.metric == metric]
         for number, (name, runs) in enumerate(arms.items()):
-            by_run = [alarms[0].sizes([step.get(metric, 0.0) for step in run["steps"]]) for run in runs]
+            by_run = [_sizes(alarms[0], run["steps"]) for run in runs]
             values = [mean(step) for step in zip(*by_run, strict=True)]
             colour = plt.cm.tab10((number - 1) % 10)
             style = dict(color="black", linewidth=2.5) if name == "none" else dict(color=colour)
@@ -100,7 +107,7 @@ def draw(arms: dict[str, list[dict[str, Any]]], path: Path) -> Path:
             axes[2].plot(end["mean"], y, "o", color=colour)
     for run in arms["none"]:
         axes[2].axvline(run["start"]["pass_at_1"]["mean"], color=GREEN, linestyle=":")
-    axes[2].set(title="held-out pass@1 after the last step (dotted: before)", yticks=range(len(names)), xlabel="pass@1")
+    axes[2].set(title="held-out pass@1 (dotted: before)", yticks=range(len(names)), xlabel="pass@1")
     axes[2].set_yticklabels(names)
     axes[2].grid(alpha=0.25)
     fig.tight_layout()
