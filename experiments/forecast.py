@@ -16,6 +16,7 @@ from experiments.config import Config
 from infra.files import read_json, write_json
 from infra.progress import say
 from infra.tracking import Tracker
+from rl.config import OldLogprobs
 
 STEPS = 2
 "Of which the second is timed: the first loads and compiles."
@@ -147,6 +148,10 @@ def findings(f: Forecast, cfg: Config, ranks: int) -> list[Finding]:
     if limit > rl.micro_batch_tokens:
         row = f"one answer of {limit} tokens is more than rl.micro_batch_tokens={rl.micro_batch_tokens}"
         found.append(Finding(False, f"{row}; set rl.micro_batch_tokens={limit}"))
+    if rl.rollout.older_weights and rl.old_logprobs is OldLogprobs.trainer and not rl.importance_cap:
+        stale = "answers of older weights are taken for the policy's own, which has ended learning (LOG.md, laboratory)"
+        remedy = "rl.old_logprobs=sampler" if rl.objective.name.weighs_answers else "rl.importance_cap=2"
+        found.append(Finding(False, f"{stale}; set {remedy}"))
     return sorted(found, key=lambda finding: not finding.refuse)
 
 

@@ -24,12 +24,7 @@ class Run:
     def exact(self) -> bool:
         """Whether the sampler is the trainer's own network in the same numbers, so that rounding alone is left."""
         rollout = self.cfg.rollout
-        return self.full_precision and rollout.engine is EngineName.local and not self.older
-
-    @property
-    def older(self) -> bool:
-        """Whether the settings let older weights write."""
-        return self.cfg.rollout.one_step_off or self.cfg.rollout.partial_tokens > 0
+        return self.full_precision and rollout.engine is EngineName.local and not rollout.older_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,6 +178,11 @@ class RolloutConfig:
         if self.cache_gib < 1:
             raise ConfigError("rl.rollout.cache_gib", self.cache_gib, "leaves no cache", "set 1 or more")
 
+    @property
+    def older_weights(self) -> bool:
+        """Whether the settings let answers be written, in part or whole, by weights of earlier steps."""
+        return self.one_step_off or self.partial_tokens > 0
+
     def _check_partial(self) -> None:
         for key, least in (("partial_tokens", 0), ("repeat_ngram", 0), ("repeat_times", 2)):
             if getattr(self, key) < least:

@@ -92,6 +92,16 @@ def test_what_is_wrong_is_told_with_a_remedy_and_refused_where_the_run_would_be_
     assert found.refuse is refuse and remedy in found.text
 
 
+def test_answers_of_older_weights_ask_for_a_correction() -> None:
+    partial = "rl.rollout.partial_tokens=32"
+    (found,) = findings(GOOD, config(partial), 2)
+    assert not found.refuse and "rl.importance_cap=2" in found.text
+    assert findings(GOOD, config(partial, "rl.importance_cap=2"), 2) == []
+    assert findings(GOOD, config(partial, "rl.old_logprobs=sampler"), 2) == []
+    (found,) = findings(GOOD, config(partial, "stage=mirror_descent"), 2)
+    assert "rl.old_logprobs=sampler" in found.text
+
+
 def work(folder: str) -> tuple[Any, ...]:
     """`r1 doctor zero`, then `r1 zero`, as they are typed, each in this one process; -> what they left and printed."""
     from infra import cli
