@@ -74,6 +74,8 @@ def _column(table: pa.Table, name: str) -> pd.Series:
         return pd.Series([None] * len(table), dtype=object)
     values = table[name]
     if name in NUMBERS or name.startswith(PARTS):
+        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            return values.to_pandas()
         return pd.to_numeric(pd.Series(values.to_pylist(), dtype=object), errors="coerce")
     if name in FLAGS or (name in LISTS and not pa.types.is_list(values.type)):
         return pd.Series(values.to_pylist(), dtype=object)
@@ -101,10 +103,7 @@ def outcome(frame: pd.DataFrame) -> pd.Series:
     right = frame["reward_accuracy"] == 1.0
     cut = ~right & (frame["stopped"] == False)  # noqa: E712  None is neither
     wrong = ~right & ~cut & frame["reward_accuracy"].notna()
-    found = pd.Series(None, index=frame.index, dtype=object)
-    for name, rows in zip(OUTCOMES, (right, wrong, cut), strict=True):
-        found[rows] = name
-    return found
+    return pd.Series(np.select([right, wrong, cut], OUTCOMES, default=None), index=frame.index, dtype=object)
 
 
 MEASURED = ("response_tokens", "thinking_tokens", "reward_accuracy", "stopped")
@@ -119,7 +118,7 @@ def measured(path: Path) -> pd.DataFrame:
         raise Unreadable(f"{path.name} can't be read: half-written, damaged, or not Parquet.") from error
 
 
-@st.cache_data(show_spinner=False, max_entries=4000)
+@st.cache_resource(show_spinner=False, max_entries=4000)  # shared, and copied by those who add to it
 def _measured(path: str, modified_ns: int, size: int) -> pd.DataFrame:
     frame = _read.__wrapped__(path, modified_ns, size, MEASURED, None)
     return frame.assign(outcome=outcome(frame))
