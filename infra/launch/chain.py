@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments import overrides
-from experiments.config import GROUPS, Config, compose, refuse_other_run
+from experiments.config import GROUPS, Config, compose
+from experiments.kept_config import refuse_other_run
 from experiments.lineage import ACCEPTS
 from experiments.reads import FOLDERS, MODELS, SETS
 from infra import ranks
