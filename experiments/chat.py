@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from modeling.tokenizer import Tokenizer
 
 RELEASED_BASE = Path(__file__).parent / "base"
-EXAMPLE = "Make 18 from 3, 5, 8."
+EXAMPLE = "Make 19 from 3, 5, 8."
 
 
 def run(cfg: Config) -> None:

@@ -93,7 +93,7 @@ class GenerateConfig:
     checkpoint: str = ""
     "A run, a checkpoint or a Hugging Face folder; empty: the newest run's model, else the released base."
     prompt: str = ""
-    'A question such as "Make 18 from 3, 5, 8."; empty: questions are read from the terminal.'
+    'A question such as "Make 19 from 3, 5, 8."; empty: questions are read from the terminal.'
 
 
 @dataclass(kw_only=True, slots=True)

@@ -45,6 +45,8 @@ def show(turn: dict[str, str]) -> None:
             with st.expander("Thinking"):
                 st.text(turn["thinking"])
         st.text(turn["content"])
+        if turn.get("thinking") and not turn["content"] and not turn.get("problem"):
+            st.caption("No answer: its thinking had not ended when its tokens did.")
         if turn.get("problem"):
             st.warning(plain(turn["problem"]), icon=":material/warning:")
 
@@ -78,7 +80,7 @@ alone = st.sidebar.toggle(
 )
 for turn in turns:
     show(turn)
-question = st.chat_input("Make 18 from 3, 5, 8.")
+question = st.chat_input("Make 19 from 3, 5, 8.")
 if question:
     turns.append({"role": "user", "content": question})
     show(turns[-1])

@@ -142,7 +142,7 @@ def name_of(folder: Path) -> str:
 def _greeting(url: str, name: str, needs_key: bool) -> str:
     """One line: the address, and how to ask."""
     body = json.dumps(
-        {"model": name or "...", "messages": [{"role": "user", "content": "Make 18 from 3, 5, 8."}], "stream": True}
+        {"model": name or "...", "messages": [{"role": "user", "content": "Make 19 from 3, 5, 8."}], "stream": True}
     )
     auth = "-H 'Authorization: Bearer '$R1_API_KEY " if needs_key else ""
     return f"serving at {url}   curl -N {url}/chat/completions {auth}-H 'Content-Type: application/json' -d '{body}'"

@@ -68,7 +68,7 @@ def example(cfg: CaptionsConfig, corpus: CorpusConfig, pictures: Countdown, word
 
 
 def caption_of(question: Question) -> str:
-    """What the picture says: `Make 18 from 3, 5, 8.`"""
+    """What the picture says: `Make 19 from 3, 5, 8.`"""
     return question_text(tuple(question.meta["numbers"]), question.meta["target"])
 
 

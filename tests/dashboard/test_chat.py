@@ -18,7 +18,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
-        self.refuses = ""
+        self.refuses, self.answer = "", HOSTILE
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -29,7 +29,11 @@ class FakeServer:
                 owner.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 if owner.refuses:
                     return self.reply(400, json.dumps({"error": {"message": owner.refuses}}))
-                deltas = [{"reasoning_content": "first 3,"}, {"reasoning_content": " then 5"}, {"content": HOSTILE}]
+                deltas = [
+                    {"reasoning_content": "first 3,"},
+                    {"reasoning_content": " then 5"},
+                    {"content": owner.answer},
+                ]
                 events = [f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n" for delta in deltas]
                 self.reply(200, "".join(events) + "data: [DONE]\n\n")
 
@@ -68,6 +72,10 @@ def test_answers_are_plain_text_and_thinking_is_folded(runs, fake) -> None:
     assert "beacon" not in "".join(str(block.value) for block in app.markdown)
     assert fake.asked[0]["messages"] == [{"role": "user", "content": "Make 7 from 2, 5."}]
     assert fake.asked[0]["max_thinking_tokens"] == 9 and fake.asked[0]["model"] == "tiny"
+
+    fake.answer = ""
+    app.chat_input[0].set_value("Make 18 from 3, 5, 8.").run()
+    assert [caption.value for caption in app.caption][-1].startswith("No answer")
 
     fake.refuses = "too [long](http://a)"
     app.chat_input[0].set_value("Again").run()

@@ -93,7 +93,7 @@ def count_questions(*, held: bool) -> tuple[int, int]:
 
 
 def question_text(numbers: Numbers, target: int) -> str:
-    """`Make 18 from 3, 5, 8.`"""
+    """`Make 19 from 3, 5, 8.`"""
     return f"Make {target} from {numbers[0]}, {numbers[1]}, {numbers[2]}."
 
 
