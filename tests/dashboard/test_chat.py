@@ -73,12 +73,12 @@ def test_answers_are_plain_text_and_thinking_is_folded(runs, fake) -> None:
     assert fake.asked[0]["messages"] == [{"role": "user", "content": "Make 7 from 2, 5."}]
     assert fake.asked[0]["max_thinking_tokens"] == 9 and fake.asked[0]["model"] == "tiny"
 
-    fake.answer = ""
-    app.chat_input[0].set_value("Make 18 from 3, 5, 8.").run()
-    assert [caption.value for caption in app.caption][-1].startswith("No answer")
-
     fake.refuses = "too [long](http://a)"
     app.chat_input[0].set_value("Again").run()
     assert not app.exception
     assert len(app.warning) == 1 and "[long](" not in app.warning[0].value
     assert fake.asked[1]["messages"] == [{"role": "user", "content": "Again"}]
+
+    fake.refuses, fake.answer = "", ""
+    app.chat_input[0].set_value("Make 18 from 3, 5, 8.").run()
+    assert [caption.value for caption in app.caption][-1].startswith("No answer")
