@@ -39,7 +39,7 @@ class CaptionsConfig:
     vision: Vision = Vision.tiny
     "The encoder: tiny, or the shape of clip_vit_l or siglip_so400m."
     encoder: str = ""
-    "Weights that the encoder starts from: a CLIP or SigLIP folder of Hugging Face, or owner/name; empty: from nothing."
+    "Weights that the encoder starts from: a CLIP or SigLIP folder of Hugging Face, or owner/name; empty: none."
     reading_steps: int = 0
     "Steps of 64 pictures in which the tiny encoder learns to read before the language model looks; 0: none."
     examples: int = 12_000

@@ -20,7 +20,7 @@ from modeling.tokenizer import Tokenizer
 from modeling.vision import ImageModel
 from rl.tasks.countdown_image import CountdownImage
 from training import parallel
-from training.data.pictures import cells, draw
+from training.data.pictures import cells
 from training.whole import build_whole
 
 BATCH = 64
@@ -44,11 +44,10 @@ def pictures(task: CountdownImage, tokenizer: Tokenizer, chosen: range, places: 
     tokens: dict[str, list[int]] = {}
     images, said = [], []
     for i in chosen:
-        meta = task.train_question(i).meta
-        numbers, target = tuple(meta["numbers"]), meta["target"]
-        images.append(torch.from_numpy(draw(numbers, target)))
+        question = task.train_question(i)
+        images.append(torch.from_numpy(question.pixels))
         row = [blank] * places
-        for place, (number, digit) in cells(numbers, target).items():
+        for place, (number, digit) in cells(tuple(question.meta["numbers"]), question.meta["target"]).items():
             ids = tokens.setdefault(number, tokenizer.encode(number))
             row[place] = ids[min(digit, len(ids) - 1)]  # a number of one token is said by each of its digits
         said.append(row)
