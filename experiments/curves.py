@@ -27,7 +27,7 @@ FOLDER = PROJECT / "experiments" / "results" / "reference"
 CHIEF = (
     "rl/reward/mean rl/reward/accuracy rl/reward/format rl/response_tokens rl/reflection_rate rl/truncated_frac "
     "rl/entropy rl/zero_variance_frac train/grad_norm {accuracy} train/loss eval/loss mtp/acceptance moe/maxvio "
-    "train/lr rl/clip_frac rl/sampler_trainer_diff"
+    "train/lr eval/reward_model/pair_accuracy reward_model/margin rl/clip_frac rl/sampler_trainer_diff"
 ).split()
 "The first ten that a run has; {accuracy}: pass@1 of the small evaluations."
 NUMBER = 10
@@ -35,7 +35,19 @@ POOLED = 5
 "Neighbouring steps over which the variance between runs is averaged."
 FLOOR = 0.01
 "The band's least half-width, of the metric's mean size: equal runs have no spread."
-_APART = ("checkpoint", "save_every", "sample_groups", "micro_batch_tokens", "rollout_rows")
+_SECTIONS = {
+    "pretrain": ("model", "corpus", "pretrain"),
+    "cold_start": ("sft", "cold_start"),
+    "sft": ("sft",),
+    "distill": ("sft",),
+    "captions": ("sft", "captions"),
+    "dpo": ("dpo",),
+    "reward_model": ("reward_model",),
+    "long2short": ("long2short", "rl", "sft", "dpo", "task", "reward", "sampling"),
+}
+"The sections that decide a stage's curves; those of the other stages, all RL: _RL."
+_RL = ("rl", "task", "reward", "sampling")
+_APART = ("checkpoint", "data", "pairs", "save_every", "sample_groups", "micro_batch_tokens", "rollout_rows")
 "Settings that name a folder, or change no curve."
 
 
@@ -177,8 +189,7 @@ def _settings(folder: Path) -> tuple[dict[str, Any], str]:
     """-> (the settings that decide a run's curves, its stage): those of its sections, flat, without folders."""
     run = _run(folder)
     stage = run["tags"]["stage"]
-    sections = ("model", "corpus", "pretrain") if stage == "pretrain" else ("rl", "task", "reward", "sampling")
-    values = flat({name: run["config"][name] for name in sections})
+    values = flat({name: run["config"][name] for name in _SECTIONS.get(stage, _RL)})
     values |= {f"evaluate.{key}": run["config"]["evaluate"][key] for key in ("curve_questions", "curve_samples")}
     kept = {key: value for key, value in values.items() if key.rpartition(".")[2] not in _APART}
     return kept, stage

@@ -7,12 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from experiments import curves
 from experiments.claims import quantities, table
 from experiments.claims import run as running
 from experiments.claims.arms import Run, listed, runs_of
 from experiments.claims.claim import load, load_scale
+from experiments.config import Config
 from infra.errors import ConfigError
 from infra.files import lock
 
@@ -161,6 +163,35 @@ def _check_compare(runs: Path, folder: Path) -> None:
     (third / "run.json").write_text(json.dumps(told | {"seed": 2, "config": _with_lr(told["config"])}))
     with pytest.raises(ConfigError, match="pretrain.optimizer.lr"):
         curves.band([folder / f"seed{seed}" for seed in (0, 1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("stage", "decides", "does_not"),
+    [
+        ("cold_start", "sft.optimizer.lr", "rl.optimizer.lr"),
+        ("distill", "sft.epochs", "cold_start.examples"),
+        ("distill", "sft.epochs", "sft.data"),
+        ("reward_model", "reward_model.made_pairs", "sft.epochs"),
+        ("zero", "rl.optimizer.lr", "sft.optimizer.lr"),
+    ],
+)
+def test_a_band_is_of_runs_that_differ_in_nothing_their_stage_reads(tmp_path, stage, decides, does_not):
+    def run(seed: int, key: str, value: object) -> Path:
+        config = OmegaConf.structured(Config())
+        OmegaConf.update(config, key, value)
+        folder = tmp_path / str(seed)
+        folder.mkdir(exist_ok=True)
+        told = {"seed": seed, "commit": "a", "tags": {"stage": stage}, "config": OmegaConf.to_container(config)}
+        (folder / "run.json").write_text(json.dumps(told, default=str))
+        lines = [{"step": step, "metrics": {"train/loss": seed / step, "rl/entropy": 1.0}} for step in (1, 2)]
+        (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        return folder
+
+    same = [run(seed, does_not, f"{seed}1" if does_not == "sft.data" else seed + 1) for seed in (0, 1, 2)]
+    made = curves.band(same)
+    assert made["stage"] == stage and made["metrics"]["train/loss"]["mean"] == [1.0, 0.5]
+    with pytest.raises(ConfigError, match=decides):
+        curves.band([run(seed, decides, seed + 1) for seed in (0, 1, 2)])
 
 
 def _with_lr(config: dict) -> dict:
