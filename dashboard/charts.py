@@ -210,21 +210,26 @@ def _base(runs: tuple[str, ...], series: tuple[str, ...], x: str) -> tuple[alt.C
     """(x and colour, these with dashes): one run is told apart by its series; several keep their colour everywhere."""
     axis = alt.Axis(format={"tokens": "~s", "clock": "~g"}.get(x, "d"), tickCount=6, grid=False)
     base = alt.Chart().encode(x=alt.X("x:Q", title=TITLES[x], axis=axis))
-    look = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
-    legend = alt.Legend(orient="bottom", title=None, labelLimit=150, columns=2, **look)
     if len(runs) == 1:
-        shown = legend if len(series) > 1 else None
+        shown = _legend(series) if len(series) > 1 else None
         base = base.encode(color=alt.Color("series:N", scale=_scale(series, COLOURS), legend=shown))
         return base, base
-    base = base.encode(color=alt.Color("run:N", scale=_scale(runs, COLOURS), legend=legend))
+    base = base.encode(color=alt.Color("run:N", scale=_scale(runs, COLOURS), legend=_legend(runs)))
     if len(series) == 1:
         if len(runs) <= len(COLOURS):
             return base, base
         rounds = [DASHES[i // len(COLOURS) % len(DASHES)] for i in range(len(runs))]  # colours come again, dashed
-        return base, base.encode(strokeDash=alt.StrokeDash("run:N", scale=_scale(runs, rounds), legend=legend))
-    above = legend.copy()  # two legends in one place would run into each other
-    above.orient, above.symbolStrokeColor = "top", GREY
+        return base, base.encode(strokeDash=alt.StrokeDash("run:N", scale=_scale(runs, rounds), legend=_legend(runs)))
+    above = _legend(series, orient="top", symbolStrokeColor=GREY)  # two legends in one place would run into each other
     return base, base.encode(strokeDash=alt.StrokeDash("series:N", scale=_scale(series, DASHES), legend=above))
+
+
+def _legend(names: tuple[str, ...], **look: str) -> alt.Legend:
+    """Two columns; a few names of which one is long stand below each other, so that none is cut."""
+    one = len(names) <= 4 and max(map(len, names)) > 22
+    shape = {"columns": 1, "labelLimit": 330} if one else {"columns": 2, "labelLimit": 150}
+    stroke = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
+    return alt.Legend(**({"orient": "bottom", "title": None} | shape | stroke | look))
 
 
 def _hover(base: alt.Chart) -> alt.Chart:

@@ -36,6 +36,18 @@ def test_moving_mean_stays_within_a_run_and_a_series(monkeypatch: pytest.MonkeyP
     assert mean == {("r", "all"): [1.0, 1.5, 4.0], ("r", "right"): [0.0, 0.0, 0.0], ("s", "all"): [9.0, 9.0]}
 
 
+def test_a_long_name_is_not_cut_in_the_legend() -> None:
+    def limits(*names: str) -> list[tuple[int, int]]:
+        figure = Figure("x", "share", tuple(zip("ab", names, strict=True)))
+        legends: list[dict] = []
+        spec = json.dumps(charts.curves({"r": frame(a=[1.0, 2.0, 3.0], b=[1.0, 2.0, 3.0])}, figure).spec)
+        json.loads(spec, object_hook=lambda found: legends.append(found.get("legend")) or found)
+        return [(legend["columns"], legend["labelLimit"]) for legend in legends if legend]
+
+    assert set(limits("cut", "whole")) == {(2, 150)}
+    assert set(limits("groups of equal rewards", "cut")) == {(1, 330)}
+
+
 def test_few_measurements_are_drawn_as_they_are() -> None:
     data = points.points({"r": frame(a=[1.0, 2.0, 6.0])}, LENGTH, "tokens", 2)
     assert list(data["smooth"]) == [1.0, 2.0, 6.0] and data["few"].all()
