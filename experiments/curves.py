@@ -7,6 +7,7 @@ by a tolerance and says step by step whether the run is inside; a metric has lef
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ POOLED = 5
 "Neighbouring steps over which the variance between runs is averaged."
 FLOOR = 0.01
 "The band's least half-width, of the metric's mean size: equal runs have no spread."
+_SHARES = re.compile(r"_(frac|rate|accuracy)$|/(pass_at_1|accuracy|format|acceptance)$")
+"Metrics that are shares: their band does not leave 0 to 1."
 _SECTIONS = {
     "pretrain": ("model", "corpus", "pretrain"),
     "cold_start": ("sft", "cold_start"),
@@ -104,7 +107,9 @@ def band(folders: Sequence[Path], name: str = "") -> dict[str, Any]:
     if len(set(seeds)) < len(seeds):
         raise ConfigError("reference.run", [str(f) for f in folders], f"have the seeds {seeds}", "name other runs")
     curves = [series(folder / "metrics.jsonl") for folder in folders]
-    metrics = {metric: _band([c[metric] for c in curves]) for metric in chief(curves)}
+    metrics = {
+        metric: _band([c[metric] for c in curves], share=bool(_SHARES.search(metric))) for metric in chief(curves)
+    }
     commits = sorted({_run(folder)["commit"] for folder in folders})
     return {
         "config": name or stage,
@@ -125,7 +130,7 @@ def chief(curves: Sequence[Mapping[str, Mapping[int, float]]]) -> list[str]:
     return [name for name in wanted if name in common][:NUMBER]
 
 
-def _band(curves: Sequence[Mapping[int, float]]) -> dict[str, list[float]]:
+def _band(curves: Sequence[Mapping[int, float]], *, share: bool) -> dict[str, list[float]]:
     """step, low, mean, high at the steps where every run has a number."""
     from scipy import stats
 
@@ -139,7 +144,10 @@ def _band(curves: Sequence[Mapping[int, float]]) -> dict[str, list[float]]:
         near = variance[max(0, i - POOLED // 2) : i + POOLED // 2 + 1]
         factor = stats.t.ppf(0.975, runs - 1) * math.sqrt(1 + 1 / runs)  # neighbours are not independent
         half.append(max(factor * math.sqrt(near.mean()), floor))
-    ends = {"low": middle - half, "mean": middle, "high": middle + half}
+    low, high = middle - half, middle + half
+    if share:
+        low, high = np.maximum(low, 0.0), np.minimum(high, 1.0)
+    ends = {"low": low, "mean": middle, "high": high}
     return {"step": steps} | {name: [float(f"{v:.6g}") for v in line] for name, line in ends.items()}
 
 

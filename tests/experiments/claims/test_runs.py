@@ -183,13 +183,16 @@ def test_a_band_is_of_runs_that_differ_in_nothing_their_stage_reads(tmp_path, st
         folder.mkdir(exist_ok=True)
         told = {"seed": seed, "commit": "a", "tags": {"stage": stage}, "config": OmegaConf.to_container(config)}
         (folder / "run.json").write_text(json.dumps(told, default=str))
-        lines = [{"step": step, "metrics": {"train/loss": seed / step, "rl/entropy": 1.0}} for step in (1, 2)]
+        found = [{"train/loss": seed / step, "rl/truncated_frac": 0.4 * seed} for step in (1, 2)]
+        lines = [{"step": step, "metrics": metrics} for step, metrics in enumerate(found, 1)]
         (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
         return folder
 
     same = [run(seed, does_not, f"{seed}1" if does_not == "sft.data" else seed + 1) for seed in (0, 1, 2)]
     made = curves.band(same)
-    assert made["stage"] == stage and made["metrics"]["train/loss"]["mean"] == [1.0, 0.5]
+    loss, share = made["metrics"]["train/loss"], made["metrics"]["rl/truncated_frac"]
+    assert made["stage"] == stage and loss["mean"] == [1.0, 0.5] and loss["low"][0] < 0
+    assert (share["low"], share["mean"], share["high"]) == ([0.0] * 2, [0.4] * 2, [1.0] * 2)
     with pytest.raises(ConfigError, match=decides):
         curves.band([run(seed, decides, seed + 1) for seed in (0, 1, 2)])
 
