@@ -31,10 +31,13 @@ def names() -> list[str]:
 
 
 def of_run(key: str, name: str | None, stage: str | None) -> str | None:
-    """The reference of a run's configuration: named like its folder (runs/quick, runs/quick_s3), its name or stage."""
-    words = [*key.split("/")[::-1], *(name or "").split("/")[::-1], stage or ""]
-    plain = [re.sub(r"_s(eed)?\d+$", "", word) for word in words]
-    return next((word for word in plain if word and word in names()), None)
+    """The reference of a run's configuration: named like its folder (runs/quick, runs/quick_s3), its name or stage.
+
+    A part of a run has its own: runs/reproduce_s1/zero has reproduce_zero.
+    """
+    folders, said = ([re.sub(r"_s(eed)?\d+$", "", word) for word in text.split("/")] for text in (key, name or ""))
+    words = ["_".join(folders[-2:]), *reversed(folders), *reversed(said), stage or ""]
+    return next((word for word in words if word and word in names()), None)
 
 
 def common(runs: Iterable) -> str | None:
@@ -57,7 +60,9 @@ def _bands(path: str, modified_ns: int) -> dict[str, Band]:
         record = json.loads(Path(path).read_bytes())
         seeds = record["seeds"]
         count = len(seeds) if isinstance(seeds, list) else int(seeds)
-        label = f"grey: reference {record['config']}, {count} seeds, commit {str(record['commit'])[:8]}"
+        commits = record["commit"] if isinstance(record["commit"], list) else [record["commit"]]
+        made_by = f"commit{'s' * (len(commits) > 1)} {', '.join(str(commit)[:8] for commit in commits)}"
+        label = f"grey: reference {record['config']}, {count} seeds, {made_by}"
         return {name: Band(_rows(curve), label) for name, curve in record["metrics"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}  # the Curves page says which file it was: see broken()

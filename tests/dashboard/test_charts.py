@@ -124,6 +124,10 @@ def test_reference_is_drawn_first_and_by_step_only(tmp_path: Path, monkeypatch: 
     (tmp_path / "quick.json").write_text(json.dumps(record))
     (tmp_path / "cut.json").write_text('{"config": "cu')
     assert reference.of_run("quick_s2", None, "zero") == "quick" and reference.of_run("own", "n", "zero") is None
+    assert reference.of_run("quick_s2/zero", None, "zero") == "quick"
+    (tmp_path / "quick_zero.json").write_text(json.dumps(record | {"commit": ["0123456789", "abcdef0123"]}))
+    assert reference.of_run("quick_s2/zero", None, "zero") == "quick_zero"
+    assert reference.band("quick_zero", "a").label.endswith("3 seeds, commits 01234567, abcdef01")
     assert reference.broken() == ["cut.json"]
     assert reference.band("quick", "b") is None and reference.band("../quick", "a") is None
     band = reference.band("quick", "a")
