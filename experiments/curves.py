@@ -88,6 +88,9 @@ def compare(cfg: Config) -> int:
     settings, stage = _settings(run)
     found, differing = _nearest(cfg.compare.to, folder, settings, stage)
     left = judge(series(run / "metrics.jsonl"), found, cfg.compare.tolerance, cfg.compare.patience)
+    if not any(metric.steps for metric in left):
+        problem = f"has no step in common with the reference {found['config']}"
+        raise ConfigError("compare.run", run, problem, "give a run that went further, or to=... another reference")
     if cfg.compare.json:
         print(json.dumps(_report(left, found, differing), indent=1))
     else:

@@ -28,10 +28,13 @@ class RunLocked(R1Error):
 class TrainingDiverged(R1Error):
     """The loss or the gradient stopped being a number; weights and optimiser were left as they were before the step."""
 
+    SAID = "training diverged"
+    "Part of its message, for who reads a log."
+
     def __init__(self, step: int, loss: float, grad_norm: float, last_good: object | None = None) -> None:
         resume = f"resume from {last_good}" if last_good else "there is no checkpoint yet"
         super().__init__(
-            f"step {step}: loss={loss}, grad_norm={grad_norm}: training diverged before the weights moved; "
+            f"step {step}: loss={loss}, grad_norm={grad_norm}: {self.SAID} before the weights moved; "
             f"{resume} with a lower learning rate or another seed"
         )
         self.step = step

@@ -61,7 +61,13 @@ class QuestionOrder(Enum):
 
     in_order = "in_order"
     curriculum = "curriculum"
+    uniform = "uniform"
     prioritised = "prioritised"
+
+    @property
+    def pooled(self) -> bool:
+        """Whether questions come out of a pool, and come again."""
+        return self in (QuestionOrder.uniform, QuestionOrder.prioritised)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,9 +75,9 @@ class QuestionsConfig:
     """Which training questions are asked when (K §2.3.4)."""
 
     order: QuestionOrder = QuestionOrder.in_order
-    "in_order (the task's), curriculum (easy to hard) or prioritised (by 1 - success rate, out of a pool)."
+    "in_order (each once) or curriculum (easy to hard); out of a pool: uniform or prioritised (by 1 - success rate)."
     pool: int = 1024
-    "Questions that prioritised draws from: the task's first ones."
+    "Questions that uniform and prioritised draw from: the task's first ones."
 
     def __post_init__(self) -> None:
         if self.pool < 1:
@@ -289,7 +295,7 @@ class RLConfig:
         self._check_objective()
         if self.sample_groups < 0:
             raise ConfigError("rl.sample_groups", self.sample_groups, "cannot be negative", "set 0 to keep none")
-        if self.questions.order is QuestionOrder.prioritised and self.questions.pool < self.questions_per_step:
+        if self.questions.order.pooled and self.questions.pool < self.questions_per_step:
             raise ConfigError(
                 "rl.questions.pool",
                 self.questions.pool,

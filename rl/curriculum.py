@@ -1,6 +1,6 @@
-"""Which questions are asked when (K §2.3.4): from easy to hard, or more often those that are rarely solved.
+"""Which questions are asked when (K §2.3.4): from easy to hard, or of a pool, evenly or more often those rarely solved.
 
-Both ask training questions only, whatever train_question(i) gives, and are the same on every rank: what they do next
+All ask training questions only, whatever train_question(i) gives, and are the same on every rank: what they do next
 is a function of the settings and of what was asked and scored before.
 """
 
@@ -19,8 +19,9 @@ def build_questions(task: Task, cfg: RLConfig, *, seed: int) -> Questions:
     """The questions of a stage, in the order that is set. Raises ConfigError for a task without difficulty."""
     if cfg.questions.order is QuestionOrder.curriculum:
         return Curriculum(task, total=cfg.steps * cfg.questions_per_step)
-    if cfg.questions.order is QuestionOrder.prioritised:
-        return Prioritised(task, pool=cfg.questions.pool, seed=seed)
+    if cfg.questions.order.pooled:
+        kind = Prioritised if cfg.questions.order is QuestionOrder.prioritised else Pooled
+        return kind(task, pool=cfg.questions.pool, seed=seed)
     return Questions(task)
 
 
@@ -57,11 +58,10 @@ def rising(tasks: Sequence[str], difficulties: Sequence[float]) -> list[int]:
     return np.argsort(place, kind="stable").tolist()
 
 
-class Prioritised(Questions):
-    """Questions of a pool, the task's first ones, with probability proportional to 1 - success rate.
+class Pooled(Questions):
+    """Questions of a pool, the task's first ones, all with the same probability. The questions of one draw differ.
 
-    The success rate is the share of right answers among all that were given to the question; 0 before the first. The
-    questions of one draw differ; where too few have any weight left, the rest of the draw is uniform over the solved.
+    How often each was answered right is counted.
     """
 
     def __init__(self, task: Task, *, pool: int, seed: int) -> None:
@@ -72,8 +72,8 @@ class Prioritised(Questions):
 
     @property
     def weights(self) -> np.ndarray:
-        """1 - success rate, [pool]."""
-        return 1 - self.right / np.maximum(self.answers, 1)
+        """What the probabilities are proportional to, [pool]."""
+        return np.ones(len(self.right))
 
     def next(self, count: int) -> list[Question]:
         """`count` different questions. position counts the draws: each has a random generator of its own."""
@@ -114,3 +114,16 @@ class Prioritised(Questions):
             raise ConfigError("rl.questions.pool", len(self.right), problem, "set that, or choose another run.dir")
         self.position, self._number = state["position"], dict(state["number"])
         self.right, self.answers = np.array(state["right"]), np.array(state["answers"])
+
+
+class Prioritised(Pooled):
+    """Questions of a pool with probability proportional to 1 - success rate.
+
+    The success rate is the share of right answers among all that were given to the question; 0 before the first. Where
+    too few have any weight left, the rest of the draw is uniform over the solved.
+    """
+
+    @property
+    def weights(self) -> np.ndarray:
+        """1 - success rate, [pool]."""
+        return 1 - self.right / np.maximum(self.answers, 1)

@@ -12,7 +12,7 @@ from experiments.claims.claim import Claim, load_all, load_scale
 from experiments.claims.run import raw_path, run_all
 from experiments.config import GROUPS, Config
 from infra.errors import ConfigError
-from infra.files import write_text
+from infra.files import lock, write_text
 from infra.progress import say
 from infra.tracking import PROJECT
 
@@ -92,13 +92,14 @@ def rebuild(results: Path, base: str = "", scales: Sequence[str] = ("tiny", "sma
 
 
 def _merge(results: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows in the place of older ones in table.json."""
+    """Put rows in the place of older ones in table.json; other processes may be at it, too."""
     path = results / "table.json"
-    old = json.loads(path.read_text()) if path.exists() else []
-    new = {(row["id"], row["scale"]): row for row in [*old, *rows]}
     results.mkdir(parents=True, exist_ok=True)
-    rows = sorted(new.values(), key=lambda row: (row["scale"], int(row["id"][1:])))
-    write_text(path, json.dumps(rows, indent=1) + "\n")
+    with lock(results / "table.lock", wait=True):
+        old = json.loads(path.read_text()) if path.exists() else []
+        new = {(row["id"], row["scale"]): row for row in [*old, *rows]}
+        rows = sorted(new.values(), key=lambda row: (row["scale"], int(row["id"][1:])))
+        write_text(path, json.dumps(rows, indent=1) + "\n")
 
 
 def _further(given: Sequence[str]) -> list[str]:

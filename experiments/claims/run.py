@@ -1,6 +1,7 @@
 """Runs arms: each (arm, seed) once, in a folder of its own, by the commands a user would type; several processes share.
 
 What is done has a raw result, a small JSON that is committed; it is not run again. What was cut short goes on.
+A run that diverged has a raw result, too, without numbers: a verdict that does not know of it would be the survivors'.
 """
 
 import json
@@ -17,7 +18,7 @@ from experiments.claims import quantities
 from experiments.claims.arms import DECODE, Run
 from experiments.reads import FOLDERS
 from infra.commands import RANK_COMMAND
-from infra.errors import R1Error
+from infra.errors import R1Error, TrainingDiverged
 from infra.files import lock, read_json, write_json
 from infra.progress import say
 from infra.tracking import git_state
@@ -28,6 +29,10 @@ LOOK_EVERY_S = 2.0
 
 class Failed(R1Error):
     """A command of a run did not end well."""
+
+
+class Diverged(Failed):
+    """Training diverged, and would again."""
 
 
 def run_all(work: Sequence[tuple[Run, int]], runs: Path, results: Path) -> dict[str, str]:
@@ -41,7 +46,7 @@ def run_all(work: Sequence[tuple[Run, int]], runs: Path, results: Path) -> dict[
         for run, seed in waiting:
             label = f"{run.arm}/seed{seed}"
             broken = next((need.arm for need in run.needs if f"{need.arm}/seed{need.seed(seed)}" in failed), None)
-            if broken:
+            if broken and not _diverged(run, seed, results):
                 failed[label] = f"{broken} has failed"
                 continue
             try:
@@ -49,6 +54,8 @@ def run_all(work: Sequence[tuple[Run, int]], runs: Path, results: Path) -> dict[
                     held.append((run, seed))
             except Failed as error:
                 failed[label] = str(error)
+                if isinstance(error, Diverged):
+                    _keep(run, seed, results, _folder(runs, run, seed), failed=str(error))
                 say(f"{label}: {error}")
         if len(held) == len(waiting):
             time.sleep(LOOK_EVERY_S)
@@ -60,6 +67,8 @@ def _do(run: Run, seed: int, runs: Path, results: Path) -> bool:
     """Do one, and before it what it needs and is not there; -> whether it is done. False: another process is at it."""
     folder = _folder(runs, run, seed)
     told = folder / "claim.json"
+    if gone := _diverged(run, seed, results):
+        raise Diverged(f"{gone} diverged")
     for need in run.needs:
         there = (_folder(runs, need, need.seed(seed)) / "claim.json").exists()
         if not there and not _do(need, need.seed(seed), runs, results):
@@ -68,13 +77,24 @@ def _do(run: Run, seed: int, runs: Path, results: Path) -> bool:
     if held is None:
         return False
     with held:
-        if not told.exists():
+        fresh = not told.exists()
+        if fresh:
             say(f"{run.arm}, seed {seed}: about {run.seconds:.0f} s")
+            made_by = _made_by()
             seconds = _commands(run, seed, folder, runs)
-            write_json(told, {"seconds": seconds, "commands": commands(run, seed, runs)})
+            write_json(told, {"seconds": seconds, "commands": commands(run, seed, runs)} | made_by)
             _drop_checkpoints(folder)
-        _keep(run, seed, folder, results)
+        if fresh and raw_path(results, run, seed).exists():
+            say(f"{run.arm}, seed {seed}: made anew; what was made of the model before it is not of this one")
+        if fresh or not raw_path(results, run, seed).exists():
+            _keep(run, seed, results, folder)
     return True
+
+
+def _diverged(run: Run, seed: int, results: Path) -> str:
+    """The first of what it builds on that is known to have diverged."""
+    raws = {need.arm: read_json(raw_path(results, need, need.seed(seed))) for need in run.needs}
+    return next((arm for arm, raw in raws.items() if raw.get("failed")), "")
 
 
 def commands(run: Run, seed: int, runs: Path) -> dict[str, list[str]]:
@@ -118,17 +138,14 @@ def _call(command: list[str], log: Path) -> str:
     """Its standard output; what it says goes to the log. Raises Failed with the log's last line."""
     real = [*RANK_COMMAND, *command[1:]] if command[0] == "r1" else [sys.executable, "-P", *command]
     with log.open("ab") as file:
+        before = file.tell()
         done = subprocess.run(real, stdout=subprocess.PIPE, stderr=file, text=True, env=_alone())
-    if done.returncode != 0 or _told_to_stop(log):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        raise Failed(f"r1 {command[1]} ended with {done.returncode}: {lines[-1] if lines else 'no word'} (see {log})")
+    said = log.read_bytes()[before:].decode(errors="replace")
+    if done.returncode != 0 or ": stopped by " in said:  # a command that is told to stop ends well, with more to do
+        lines = [line for line in said.splitlines() if line.strip()]
+        kind = Diverged if TrainingDiverged.SAID in said else Failed
+        raise kind(f"r1 {command[1]} ended with {done.returncode}: {lines[-1] if lines else 'no word'} (see {log})")
     return done.stdout
-
-
-def _told_to_stop(log: Path) -> bool:
-    """Whether the command ended well because it was told to stop, and has more to do."""
-    lines = log.read_text(errors="replace").splitlines()
-    return bool(lines) and ": stopped by " in lines[-1]
 
 
 def _alone() -> dict[str, str]:
@@ -143,25 +160,27 @@ def _with_folders(item: str, run: Run, seed: int, runs: Path) -> str:
     return item
 
 
-def _keep(run: Run, seed: int, folder: Path, results: Path) -> None:
-    """The raw result, unless it is there."""
-    path = raw_path(results, run, seed)
-    if path.exists():
-        return
-    state, told = git_state(), read_json(folder / "claim.json")
-    values = quantities.read(folder)
-    values |= {f"{part}_s": seconds for part, seconds in told["seconds"].items()}
+def _made_by() -> dict[str, Any]:
+    """What a run is made with: the code, and the cores it may use."""
+    state = git_state()
+    return {"commit": state["commit"], "dirty": state["dirty"], "cores": len(os.sched_getaffinity(0))}
+
+
+def _keep(run: Run, seed: int, results: Path, folder: Path, *, failed: str = "") -> None:
+    """Write the raw result. failed: why there are no numbers."""
+    path, told = raw_path(results, run, seed), read_json(folder / "claim.json")
+    seconds = told.get("seconds", {})
+    values = {} if failed else quantities.read(folder) | {f"{part}_s": took for part, took in seconds.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: dict[str, Any] = {
         "arm": run.arm,
         "seed": seed,
-        "commit": state["commit"],
-        "dirty": state["dirty"],
-        "cores": len(os.sched_getaffinity(0)),
+        **{key: told.get(key, value) for key, value in _made_by().items()},
         "settings": list(run.settings),
         "start": run.start,
         "evaluate": None if run.evaluate is None else list(run.evaluate),
-        "seconds": told["seconds"],
+        "seconds": seconds,
+        **({"failed": failed} if failed else {}),
         "values": dict(sorted(values.items())),
     }
     write_json(path, kept)

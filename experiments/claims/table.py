@@ -22,7 +22,7 @@ def entry(claim: Claim, runs: Mapping[str, Run], results: Path, scale: str, comm
     read = {name: (raw[name], run.fixed) for name, run in runs.items()}
     verdicts = [(rule, *_judged(claim, rule, read, seeds)) for rule in claim.rules]
     overall, reason = _together([(rule, verdict) for rule, verdict, _ in verdicts])
-    first = verdicts[0][1]
+    first, numbers = verdicts[0][1:]
     costs = [values["seconds"] for found in raw.values() for values in found.values()]
     return {
         "id": claim.id,
@@ -31,7 +31,7 @@ def entry(claim: Claim, runs: Mapping[str, Run], results: Path, scale: str, comm
         "paper": claim.paper,
         "quantity": claim.rules[0].name,
         "ours": {"mean": first.mean, "low": first.low, "high": first.high},
-        "seeds": seeds if any(raw.values()) else [],
+        "seeds": [int(seed) for seed, value in numbers.items() if value is not None],
         "verdict": overall,
         "reason": reason,
         "scale": scale,

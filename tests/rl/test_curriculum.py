@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from infra.errors import ConfigError
 from rl.config import QuestionOrder, QuestionsConfig, RLConfig
-from rl.curriculum import Curriculum, Prioritised, build_questions, rising
+from rl.curriculum import Curriculum, Pooled, Prioritised, build_questions, rising
 from rl.questions import Questions
 from rl.tasks.countdown import Countdown
 from rl.tasks.gym import GymTask
@@ -93,6 +93,17 @@ def test_questions_are_drawn_in_proportion_to_their_weights():
     assert drawn == pytest.approx([0.125, 0.375, 0.5], abs=0.045)  # 4 standard errors
 
 
+def test_a_uniform_draw_of_a_pool_does_not_heed_success():
+    cfg = RLConfig(questions_per_step=2, questions=QuestionsConfig(order=QuestionOrder.uniform, pool=3))
+    pool = build_questions(Numbered(), cfg, seed=1)
+    assert type(pool) is Pooled
+    asked = {q.id: q for q in pool.next(3)}
+    pool.update([scored(asked["train/0"], 1, 1), scored(asked["train/1"], 0, 0)])
+    draws = [numbers(pool.next(2)) for _ in range(2000)]
+    assert all(len(set(draw)) == 2 for draw in draws)
+    assert np.bincount(np.ravel(draws), minlength=3) / 4000 == pytest.approx([1 / 3] * 3, abs=0.022)  # 3 errors
+
+
 @given(st.lists(st.integers(0, 4), min_size=8, max_size=8), st.integers(1, 8))
 def test_a_draw_never_repeats_a_question(right, count):
     pool = Prioritised(Numbered(), pool=8, seed=0)
@@ -137,8 +148,8 @@ def test_no_test_question_is_asked(order):
 
 
 def test_a_pool_smaller_than_a_step_is_refused():
-    prioritised = QuestionsConfig(order=QuestionOrder.prioritised, pool=8)
-    with pytest.raises(ConfigError, match="rl.questions.pool=8"):
-        RLConfig(questions_per_step=9, questions=prioritised)
+    for order in (QuestionOrder.prioritised, QuestionOrder.uniform):
+        with pytest.raises(ConfigError, match="rl.questions.pool=8"):
+            RLConfig(questions_per_step=9, questions=QuestionsConfig(order=order, pool=8))
     with pytest.raises(ConfigError, match="the checkpoint's pool has 3"):
         Prioritised(Numbered(), pool=4, seed=0).load_state_dict(Prioritised(Numbered(), pool=3, seed=0).state_dict())

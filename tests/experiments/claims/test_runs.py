@@ -15,8 +15,9 @@ from experiments.claims import run as running
 from experiments.claims.arms import Run, listed, runs_of
 from experiments.claims.claim import load, load_scale
 from experiments.config import Config
-from infra.errors import ConfigError
-from infra.files import lock
+from experiments.curves_config import CompareConfig
+from infra.errors import ConfigError, TrainingDiverged
+from infra.files import lock, write_json
 
 SMALL = [
     "pretrain.tokens=6000",
@@ -69,6 +70,8 @@ def called(monkeypatch):
         seen.append(name)
         if name.startswith("broken"):
             raise running.Failed("it broke")
+        if name.startswith("diverged"):
+            raise running.Diverged("loss=nan")
         (log.parent / "metrics.jsonl").write_text('{"step": 1, "metrics": {"train/loss": 2.0}}\n')
         return ""
 
@@ -88,7 +91,7 @@ def test_every_run_is_done_once_behind_what_it_needs(tmp_path, called):
     assert len(called) == 3
 
 
-def test_a_model_that_is_gone_is_made_again_only_where_a_new_run_needs_it(tmp_path, called):
+def test_a_model_that_is_gone_is_made_again_only_where_a_new_run_needs_it(tmp_path, called, capsys):
     base = arm("base")
     one, other = arm("one", base, start="base"), arm("other", base, start="base")
     folders = tmp_path / "runs", tmp_path / "results"
@@ -98,6 +101,7 @@ def test_a_model_that_is_gone_is_made_again_only_where_a_new_run_needs_it(tmp_pa
     assert called == ["base/seed0", "one/seed0"]
     running.run_all(listed([one, other], [0]), *folders)
     assert called == ["base/seed0", "one/seed0", "base/seed0", "other/seed0"]
+    assert "made anew" in capsys.readouterr().err
 
 
 def test_a_failure_stops_what_builds_on_it_and_nothing_else(tmp_path, called):
@@ -106,6 +110,45 @@ def test_a_failure_stops_what_builds_on_it_and_nothing_else(tmp_path, called):
     failed = running.run_all(work, tmp_path / "runs", tmp_path / "results")
     assert failed == {"broken/seed0": "it broke", "child/seed0": "broken has failed"}
     assert called == ["broken/seed0", "sound/seed0"]
+
+
+def test_a_run_that_diverged_is_told_to_the_verdict_and_so_are_those_behind_it(tmp_path, called):
+    diverged = arm("diverged")
+    work = listed([arm("child", diverged, start="diverged"), arm("sound")], [0])
+    folders = tmp_path / "runs", tmp_path / "results"
+    assert set(running.run_all(work, *folders)) == {"child/seed0", "diverged/seed0"}
+    for run, _ in work[:2]:
+        raw = json.loads(running.raw_path(folders[1], run, 0).read_text())
+        assert raw["values"] == {} and raw["failed"] and "commit" in raw
+    other = arm("other", diverged, start="diverged")  # a later process does not train it again, and knows
+    assert running.run_all(listed([other], [0]), *folders) == {"other/seed0": "diverged diverged"}
+    assert called == ["diverged/seed0", "sound/seed0"]
+
+    claim = made(tmp_path, arms={"trained": CLAIM["arms"]["trained"]}, rules=CLAIM["rules"][:1], seeds=list(range(6)))
+    runs = runs_of(claim, "tiny", load_scale("tiny"))
+    for seed in claim.seeds:
+        path = running.raw_path(folders[1], runs["trained"], seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = {"eval/loss@first": 3.0, "eval/loss@last": 2.0 + 0.01 * seed} if seed else {}
+        path.write_text(json.dumps({"values": values, "seconds": {"train": 1.0}}))
+    row = table.entry(claim, runs, folders[1], "tiny", "")
+    assert (row["verdict"], row["reason"], row["seeds"]) == ("inconclusive", "no number in seed 0", [1, 2, 3, 4, 5])
+
+
+def test_what_a_command_says_tells_how_it_ended(tmp_path, monkeypatch):
+    log, said = tmp_path / "train.log", tmp_path / "said.py"
+    log.write_text("r1 zero: stopped by SIGTERM; an earlier start\n")  # not this one's end
+    for text, code, kind in (
+        (f"step 3: loss=nan: {TrainingDiverged.SAID} before the weights moved\na last word", 2, running.Diverged),
+        ("r1 zero: stopped by SIGTERM; the same command goes on\na last word", 0, running.Failed),
+        ("killed", 1, running.Failed),
+    ):
+        said.write_text(f"import sys\nprint({text!r}, file=sys.stderr)\nsys.exit({code})")
+        with pytest.raises(running.Failed) as caught:
+            running._call([str(said), ""], log)
+        assert type(caught.value) is kind
+    said.write_text("print('fine')")
+    assert running._call([str(said), ""], log) == "fine\n"
 
 
 def test_what_another_process_is_at_is_left_to_it(tmp_path, called, monkeypatch):
@@ -157,6 +200,18 @@ def _check_compare(runs: Path, folder: Path) -> None:
         bad["train/loss"][step] += 5.0 * (step >= 4)
     left = {metric.metric: metric.at for metric in curves.judge(bad, made, 0.25, 3) if metric.at is not None}
     assert left == {"train/loss": 4}
+
+    short = folder / "short"
+    shutil.copytree(folder / "seed1", short)
+    (short / "metrics.jsonl").write_text('{"step": 0, "metrics": {"other": 1.0}}\n')
+    (folder / "bands").mkdir()
+    write_json(folder / "bands" / "c99.json", made | {"metrics": {"train/loss": made["metrics"]["train/loss"]}})
+    cfg = Config()
+    cfg.compare = CompareConfig(run=str(short), folder=str(folder / "bands"))
+    with pytest.raises(ConfigError, match="no step in common"):
+        curves.compare(cfg)
+    cfg.compare.run = str(folder / "seed1")
+    assert curves.compare(cfg) == 0
 
     with pytest.raises(ConfigError, match="have the seeds"):
         curves.band([folder / "seed0", folder / "seed0", folder / "seed1"])
