@@ -2,6 +2,7 @@
 
 eval/pass_at_1            a figure of the evaluation after the run; .../correct, /wrong, /truncated of lengths
 eval/budget_64/pass_at_1  the same with the thinking cut there
+eval/response_tokens/wrong_ended   length of the wrong answers that the limit did not cut
 eval/right_with_check     accuracy of the answers that check themselves; eval/check_effect: with minus without, mean
                           over the questions that have both
 rl/entropy@first          a metric's mean over the first tenth of its points; @last, over the last; @mean, over all;
@@ -89,10 +90,10 @@ def _figures(scores: dict[str, Any], prefix: str) -> dict[str, float | None]:
 
 
 def answers(path: Path) -> dict[str, float | None]:
-    """What only the answers themselves tell: whether those that check themselves are right more often."""
+    """What only the answers themselves tell: whether those that check themselves are right more often, and lengths."""
     import pandas as pd
 
-    rows = pd.read_parquet(path, columns=["question_id", "reflects", "reward_accuracy", "response_tokens"])
+    rows = pd.read_parquet(path, columns=["question_id", "reflects", "reward_accuracy", "response_tokens", "stopped"])
     right = rows["reward_accuracy"] == 1.0
     checks = rows["reflects"].astype(bool)
     by_question = rows.assign(right=right).groupby(["question_id", "reflects"])["right"].mean().unstack()
@@ -103,6 +104,7 @@ def answers(path: Path) -> dict[str, float | None]:
         "eval/right_without_check": _number(right[~checks].mean()),
         "eval/check_effect": _number(effect),
         "eval/questions_with_both": float(len(both)),
+        "eval/response_tokens/wrong_ended": _number(rows["response_tokens"][~right & rows["stopped"]].mean()),
     }
 
 

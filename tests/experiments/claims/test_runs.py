@@ -279,13 +279,19 @@ def test_answers_with_a_check_are_compared_within_a_question(tmp_path):
         ("q3", True, 1.0),
         ("q4", False, 0.0),
     ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["question_id", "reflects", "reward_accuracy"]).assign(response_tokens=1)
+    frame = pd.DataFrame(rows, columns=["question_id", "reflects", "reward_accuracy"]).assign(
+        response_tokens=range(1, 9), stopped=[True] * 5 + [False] + [True] * 2
+    )
     frame.to_parquet(tmp_path / "answers.parquet")
     found = quantities.answers(tmp_path / "answers.parquet")
     assert found["eval/check_effect"] == pytest.approx((0.5 - 1.0) / 2)
     assert found["eval/right_with_check"] == pytest.approx(3 / 4)
     assert found["eval/right_without_check"] == pytest.approx(2 / 4)
     assert found["eval/questions_with_both"] == 2
+    assert found["eval/response_tokens/wrong_ended"] == pytest.approx((3 + 5 + 8) / 3)  # all wrong ones ended
+    cut = frame.assign(stopped=[True, True, False, True, False, True, True, True])
+    cut.to_parquet(tmp_path / "answers.parquet")
+    assert quantities.answers(tmp_path / "answers.parquet")["eval/response_tokens/wrong_ended"] == 8.0
     frame.assign(reflects=False).to_parquet(tmp_path / "answers.parquet")
     assert quantities.answers(tmp_path / "answers.parquet")["eval/check_effect"] is None
 
