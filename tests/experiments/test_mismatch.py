@@ -72,9 +72,9 @@ def look() -> dict[str, Any]:
     # Weights 0, 1, 2, ...: every step adds one to a norm.
     norm = state.module.decoder.final_layernorm.weight
     first = norm.detach().clone()
-    stale = {steps: build(f"stale_{steps}") for steps in (1, 4)}
+    stale = {steps: build(f"stale_{steps}") for steps in (1, 4, 16)}
     found["stale"] = {steps: [] for steps in stale}
-    for step in range(1, 8):
+    for step in range(1, 20):
         with torch.no_grad():
             norm.copy_(first + step)
         for steps, engine in stale.items():
@@ -132,9 +132,9 @@ def test_top_p_draws_from_the_nucleus_and_tells_logprobs_of_all(found):
     assert max((b[1] - a[1]).max() for a, b in zip(answers, sound, strict=True)) > 0.01
 
 
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("steps", [1, 4, 16])
 def test_stale_weights_are_so_many_steps_old_and_said_to_be_new(found, steps):
-    wanted = [(step, max(0, step - steps), max(0, step - steps)) for step in range(1, 8)]
+    wanted = [(step, max(0, step - steps), max(0, step - steps)) for step in range(1, 20)]
     assert found["stale"][steps] == wanted
 
 
