@@ -169,13 +169,14 @@ def _made_by() -> dict[str, Any]:
 def _keep(run: Run, seed: int, results: Path, folder: Path, *, failed: str = "") -> None:
     """Write the raw result. failed: why there are no numbers."""
     path, told = raw_path(results, run, seed), read_json(folder / "claim.json")
+    made_by = _made_by() | told | read_json(folder / "run.json")  # the training's own word before ours
     seconds = told.get("seconds", {})
     values = {} if failed else quantities.read(folder) | {f"{part}_s": took for part, took in seconds.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: dict[str, Any] = {
         "arm": run.arm,
         "seed": seed,
-        **{key: told.get(key, value) for key, value in _made_by().items()},
+        **{key: made_by[key] for key in ("commit", "dirty", "cores")},
         "settings": list(run.settings),
         "start": run.start,
         "evaluate": None if run.evaluate is None else list(run.evaluate),

@@ -73,6 +73,7 @@ def called(monkeypatch):
         if name.startswith("diverged"):
             raise running.Diverged("loss=nan")
         (log.parent / "metrics.jsonl").write_text('{"step": 1, "metrics": {"train/loss": 2.0}}\n')
+        (log.parent / "run.json").write_text('{"commit": "of the run", "dirty": true}')
         return ""
 
     monkeypatch.setattr(running, "_call", call)
@@ -87,6 +88,7 @@ def test_every_run_is_done_once_behind_what_it_needs(tmp_path, called):
     assert called == ["base/seed0", "child/seed0", "child/seed1"]
     raw = json.loads(running.raw_path(tmp_path / "results", child, 1).read_text())
     assert (raw["seed"], raw["values"]["train/loss@mean"]) == (1, 2.0)
+    assert (raw["commit"], raw["dirty"]) == ("of the run", True) and raw["cores"] > 0
     running.run_all(work, tmp_path / "runs", tmp_path / "results")
     assert len(called) == 3
 
