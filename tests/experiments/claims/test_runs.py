@@ -101,7 +101,10 @@ def test_a_model_that_is_gone_is_made_again_only_where_a_new_run_needs_it(tmp_pa
     shutil.rmtree(tmp_path / "runs")
     running.run_all(listed([one], [0]), *folders)
     assert called == ["base/seed0", "one/seed0"]
+    raw = running.raw_path(folders[1], base, 0)
+    raw.write_text('{"seed": "of the model that is gone"}')
     running.run_all(listed([one, other], [0]), *folders)
+    assert json.loads(raw.read_text())["seed"] == 0
     assert called == ["base/seed0", "one/seed0", "base/seed0", "other/seed0"]
     assert "made anew" in capsys.readouterr().err
 
@@ -137,7 +140,7 @@ def test_a_run_that_diverged_is_told_to_the_verdict_and_so_are_those_behind_it(t
     assert (row["verdict"], row["reason"], row["seeds"]) == ("inconclusive", "no number in seed 0", [1, 2, 3, 4, 5])
 
 
-def test_what_a_command_says_tells_how_it_ended(tmp_path, monkeypatch):
+def test_what_a_command_says_tells_how_it_ended(tmp_path):
     log, said = tmp_path / "train.log", tmp_path / "said.py"
     log.write_text("r1 zero: stopped by SIGTERM; an earlier start\n")  # not this one's end
     for text, code, kind in (
